@@ -1,0 +1,35 @@
+"""Two pools behind one command line: long training on Slurm, short tasks on Redis workers.
+
+The public names; each is imported when first used, so that `import hpcpools` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpcpools.declare import task, training
+    from hpcpools.short.enqueue import enqueue
+    from hpcpools.training.context import Run, current_run
+    from hpcpools.training.handle import RunHandle, train
+
+__version__ = "0.1.0"
+__all__ = ["Run", "RunHandle", "current_run", "enqueue", "task", "train", "training"]
+
+_HOMES = {
+    "Run": "hpcpools.training.context",
+    "current_run": "hpcpools.training.context",
+    "RunHandle": "hpcpools.training.handle",
+    "enqueue": "hpcpools.short.enqueue",
+    "task": "hpcpools.declare",
+    "train": "hpcpools.training.handle",
+    "training": "hpcpools.declare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if home := _HOMES.get(name):
+        import importlib
+
+        return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'hpcpools' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""python -m hpcpools."""
+
+from hpcpools.cli import main
+
+main()

@@ -1,0 +1,118 @@
+"""Files that are either the old version or the new one, also after kill -9 or a power cut.
+
+Owns: write to a unique temporary name, fsync, rename or link, fsync the directory. Refuses: partial files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make the names in ``directory`` durable (a rename alone is not)."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _written(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A fsynced temporary file beside ``path``; removed again unless the caller renamed it."""
+    tmp = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:  # close() is checked: quota errors of NFS surface there
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield tmp
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            tmp.unlink()
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``data`` in one step."""
+    with _written(path, data, mode) as tmp:
+        tmp.replace(path)
+    fsync_directory(path.parent)
+
+
+def create_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
+    """Create ``path`` whole, once.
+
+    Returns True for the one caller that created it, False if it was there. ``link(2)`` decides, which is
+    atomic on NFS too and never shows a half-written file to the loser.
+    """
+    with _written(path, data, mode) as tmp:
+        try:
+            os.link(tmp, path, follow_symlinks=False)
+        except FileExistsError:
+            return False
+    fsync_directory(path.parent)
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as JSON (UTF-8, one line)."""
+    write_bytes(path, _encode(value))
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Like :func:`create_bytes`, for JSON."""
+    return create_bytes(path, _encode(value))
+
+
+def read_json(path: Path) -> Any | None:
+    """The JSON value at ``path``; None if there is no such file.
+
+    Raises ValueError if the file is not JSON: with atomic writers that means someone else wrote it.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return json.loads(data)
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one JSON line with a single ``write`` (readers skip a torn last line)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, _encode(value))
+    finally:
+        os.close(fd)
+
+
+def read_lines(path: Path, *, tail_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The JSON objects of a line file, torn or foreign lines left out.
+
+    ``tail_bytes`` reads only the end of a long file.
+    """
+    try:
+        with path.open("rb") as file:
+            if tail_bytes is not None:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - tail_bytes))
+            lines = file.read().split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=True).encode() + b"\n"
