@@ -1,0 +1,233 @@
+"""The configuration: found, read, overlaid from the environment, validated, resolved.
+
+Owns the file hpcpools.toml and is the only reader of the environment on the login side. Refuses any
+unknown key and any value out of range, naming file, key, value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpcpools import durations
+from hpcpools.errors import ConfigError, HpcpoolsError
+from hpcpools.schema import (
+    DEFAULT_SCHEDULE,
+    TRAINING_QUEUE,
+    Callable,
+    Name,
+    Project,
+    Redis,
+    Retention,
+    Schedule,
+    ScheduleName,
+    Seconds,
+    Section,
+    Services,
+    Short,
+    Slurm,
+    Training,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAME = "hpcpools.toml"
+
+
+class Config(Section, frozen=True):
+    """The whole file, plus where it was found. Paths in it are relative to that file's folder."""
+
+    project: Project = Project()
+    training: Training = Training()
+    short: Short = Short()
+    routing: dict[Callable, Name] = msgspec.field(default_factory=dict)
+    redis: Redis = Redis()
+    slurm: Slurm = Slurm()
+    services: Services = Services()
+    schedule: dict[ScheduleName, Schedule] = msgspec.field(default_factory=dict)
+    retention: Retention = Retention()
+    file: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the configuration file."""
+        return Path(self.file).parent
+
+    @property
+    def root(self) -> Path:
+        """The folder of all run directories; on a cluster it must be shared with the compute nodes."""
+        return self._resolve(self.project.root)
+
+    @property
+    def python_path(self) -> tuple[str, ...]:
+        """Folders that hold the user's modules, absolute."""
+        return tuple(str(self._resolve(part)) for part in self.project.path)
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Sockets, locks, keys, Redis data and service logs of this pool on this host; mode 0700."""
+        if self.services.runtime_dir:
+            return self._resolve(self.services.runtime_dir)
+        digest = hashlib.sha256(str(Path(self.file).resolve()).encode()).hexdigest()[:8]
+        slug = re.sub(r"[^A-Za-z0-9-]", "-", self.folder.name)[:24]
+        return self.machine_dir / f"{slug}-{digest}"
+
+    @property
+    def machine_dir(self) -> Path:
+        """What all pools of this user on this host share (the lock of the local training slot)."""
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return Path(base) / "hpcpools" / socket.gethostname().split(".")[0]
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The three built-in periodic tasks, overruled and extended by the file; disabled ones left out."""
+        merged = {**DEFAULT_SCHEDULE, **self.schedule}
+        return {name: entry for name, entry in merged.items() if entry.enabled}
+
+    def _resolve(self, text: str) -> Path:
+        path = Path(text).expanduser()
+        return Path(os.path.normpath(path if path.is_absolute() else self.folder.resolve() / path))
+
+
+def environment() -> dict[str, str]:
+    """A copy of this process's environment (the one place where it is read)."""
+    return dict(os.environ)
+
+
+def activate(config: Config) -> None:
+    """Make ``config`` the one that this process and its children find, wherever they work."""
+    os.environ["HPCPOOLS_CONFIG"] = config.file
+
+
+def locate(start: Path | None = None) -> Path:
+    """The configuration file: ``HPCPOOLS_CONFIG``, then the working directory upwards, then ~/.config.
+
+    Raises ConfigError if there is none.
+    """
+    if given := os.environ.get("HPCPOOLS_CONFIG"):
+        path = Path(given).expanduser().absolute()
+        if not path.is_file():
+            raise ConfigError(f"HPCPOOLS_CONFIG={given!r} is not a file", hint="point it at a hpcpools.toml")
+        return path
+    here = (start or Path.cwd()).absolute()
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hpcpools" / FILE_NAME
+    for candidate in [*(folder / FILE_NAME for folder in (here, *here.parents)), home]:
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        f"no {FILE_NAME} in {here} or above, nor {home}", hint="run `hpcpools init` in your project folder"
+    )
+
+
+def load(file: Path | None = None) -> Config:
+    """Read, overlay ``HPCPOOLS_SECTION__KEY`` variables, validate. Raises ConfigError."""
+    path = (file or locate()).absolute()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", hint="check the file's mode") from None
+    return parse_text(text, path, os.environ)
+
+
+def parse_text(text: str, path: Path, env: Mapping[str, str] | None = None) -> Config:
+    """``text`` as if it stood in ``path``. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", hint="see https://toml.io") from None
+    return parse(data, path, env or {})
+
+
+def parse(data: dict[str, Any], path: Path, env: Mapping[str, str]) -> Config:
+    """``data`` as read from ``path``, with the overlay of ``env``, as a Config. Raises ConfigError."""
+    overlaid = _overlay(data, env)
+    if "file" in data:
+        raise ConfigError(f"{path}: unknown key 'file'", hint="see docs/configuration.md")
+    try:
+        config = msgspec.convert({**data, "file": str(path)}, Config, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise _explain(error, data, path, overlaid) from None
+    for name, entry in config.schedules.items():
+        if entry.queue not in config.short.queues:
+            raise ConfigError(
+                f"{path}: schedule.{name}.queue = {entry.queue!r} is no queue of the short pool",
+                hint=f"allowed: {', '.join(config.short.queues)}",
+            )
+    for task, queue in config.routing.items():
+        if queue not in (*config.short.queues, TRAINING_QUEUE):
+            raise ConfigError(
+                f"{path}: routing.{task!r} = {queue!r} is no queue",
+                hint=f"allowed: {', '.join((*config.short.queues, TRAINING_QUEUE))}",
+            )
+    for folder in (config.root, config.runtime_dir):
+        if re.search(r"[\x00-\x1f\x7f%\\'\"]", str(folder)):
+            raise ConfigError(
+                f"{path}: folder {str(folder)!r} holds %, a quote, a backslash or a control character",
+                hint="Slurm expands % in file names; choose a plainer path",
+            )
+    return config
+
+
+def _overlay(data: dict[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    """Lay ``HPCPOOLS_A__B=value`` over ``data`` in place; returns {dotted key: variable name}."""
+    taken = {}
+    for variable, text in sorted(env.items()):
+        if not variable.startswith("HPCPOOLS_") or "__" not in variable:
+            continue
+        keys = variable.removeprefix("HPCPOOLS_").lower().split("__")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        place = data
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{variable}: {key!r} is no section", hint="see docs/configuration.md")
+        place[keys[-1]] = value
+        taken[".".join(keys)] = variable
+    return taken
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Seconds:
+        try:
+            return Seconds(durations.seconds(value))
+        except HpcpoolsError as error:
+            raise ValueError(str(error)) from None
+    raise NotImplementedError(kind)
+
+
+def _explain(
+    error: msgspec.ValidationError, data: dict[str, Any], path: Path, overlaid: dict[str, str]
+) -> ConfigError:
+    """msgspec's message with its ``$.a.b`` path turned into file, key and value."""
+    message, _, where = str(error).partition(" - at `")
+    keys = re.findall(r"[^.\[\]`$]+", where)
+    value: Any = data
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+    dotted = ".".join(keys)
+    source = overlaid.get(dotted) or str(path)
+    if not keys or isinstance(value, dict):
+        unknown = re.search(r"unknown field `([^`]+)`", message)
+        key = ".".join([*keys, unknown.group(1)] if unknown else keys)
+        return ConfigError(
+            f"{source}: {key or 'file'}: {message}", hint="see docs/configuration.md for the keys"
+        )
+    return ConfigError(f"{source}: {dotted} = {value!r}: {message}", hint="see docs/configuration.md")
