@@ -1,0 +1,148 @@
+"""An attempt: one start of a run on a node. Who may start (the claim), and how it ended (the marker).
+
+Owns ``attempts/N.R/`` where N is the submission and R Slurm's restart count. Written by the node only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hpcpools import atomic
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.states import Cause, RunState
+
+Outcome = Literal["completed", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and as what the node runs us. ``pid_start`` and ``boot`` tell a reused pid apart."""
+
+    cluster: str
+    job_id: str
+    restart: int
+    node: str
+    pid: int
+    pid_start: int
+    boot: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start, as its files tell. Times are epoch seconds; ``outcome`` is "" while it runs."""
+
+    number: int
+    submission: int
+    restart: int
+    path: Path
+    job_id: str = ""
+    cluster: str = ""
+    node: str = ""
+    pid: int = 0
+    pid_start: int = 0
+    boot: str = ""
+    started: float = 0.0
+    ended: float | None = None
+    outcome: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    cause: Cause = Cause.NONE
+    error: str = ""
+
+    @property
+    def state(self) -> RunState:
+        """RUNNING, or what the end marker says; a stopped attempt is for Slurm to name."""
+        if self.outcome == "completed":
+            return RunState.COMPLETED
+        if self.outcome == "failed":
+            return RunState.OUT_OF_MEMORY if self.cause is Cause.OUT_OF_MEMORY else RunState.FAILED
+        return RunState.RUNNING
+
+
+def claim(run: RunDirectory, submission: int, place: Place, at: float) -> Path | None:
+    """Become the one process that runs this attempt; its directory, or None if another one is.
+
+    Two Slurm jobs of the same submission (sbatch timed out and was repeated): the first to link the owner
+    file wins for good. A requeued job has the same id and a higher restart count, so it passes. An older
+    submission loses to a newer one.
+    """
+    if run.cancelled() or run.last_submission() > submission:
+        return None
+    owner_file = run.submissions / f"{submission}.owner.json"
+    owner = {"cluster": place.cluster, "job_id": place.job_id}
+    if not atomic.create_json(owner_file, owner) and atomic.read_json(owner_file) != owner:
+        return None
+    folder = run.attempts / f"{submission}.{place.restart}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return None
+    start = {
+        "cluster": place.cluster,
+        "job_id": place.job_id,
+        "node": place.node,
+        "pid": place.pid,
+        "pid_start": place.pid_start,
+        "boot": place.boot,
+        "at": at,
+    }
+    atomic.write_json(folder / "start.json", start)
+    return folder
+
+
+def end(
+    folder: Path,
+    outcome: Outcome,
+    at: float,
+    *,
+    exit_code: int = 0,
+    signal: int | None = None,
+    cause: Cause = Cause.NONE,
+    error: str = "",
+) -> None:
+    """Write the end marker. The result must be durable before this."""
+    marker: dict[str, Any] = {"outcome": outcome, "at": at, "exit_code": exit_code}
+    if signal:
+        marker["signal"] = signal
+    if cause is not Cause.NONE:
+        marker["cause"] = cause.value
+    if error:
+        marker["error"] = error[-8000:]
+    atomic.write_json(folder / "end.json", marker)
+
+
+def read_attempts(run: RunDirectory) -> tuple[Attempt, ...]:
+    """All attempts, oldest first, numbered from 1."""
+    keys = []
+    for folder in run.attempts.iterdir() if run.attempts.is_dir() else ():
+        submission, dot, restart = folder.name.partition(".")
+        if dot and submission.isdigit() and restart.isdigit():
+            keys.append((int(submission), int(restart)))
+    return tuple(_read(run, number, *key) for number, key in enumerate(sorted(keys), start=1))
+
+
+def _read(run: RunDirectory, number: int, submission: int, restart: int) -> Attempt:
+    path = run.attempts / f"{submission}.{restart}"
+    start = atomic.read_json(path / "start.json") or {}
+    marker = atomic.read_json(path / "end.json") or {}
+    return Attempt(
+        number=number,
+        submission=submission,
+        restart=restart,
+        path=path,
+        job_id=str(start.get("job_id", "")),
+        cluster=str(start.get("cluster", "")),
+        node=str(start.get("node", "")),
+        pid=int(start.get("pid", 0)),
+        pid_start=int(start.get("pid_start", 0)),
+        boot=str(start.get("boot", "")),
+        started=float(start.get("at", 0.0)),
+        ended=marker.get("at"),
+        outcome=str(marker.get("outcome", "")),
+        exit_code=marker.get("exit_code"),
+        signal=marker.get("signal"),
+        cause=Cause(marker.get("cause", "")),
+        error=str(marker.get("error", "")),
+    )

@@ -1,0 +1,238 @@
+"""One run's directory: its file names, its creation, its events, its attempts' claims and end markers.
+
+Owns every path below the root. Refuses directories of another owner and anything reached by a symlink.
+
+    <root>/.live/<token>            one empty file per run that is not final
+    <root>/.ended/<token>           ended, not yet classified by scan_failed_jobs
+    <root>/<token>/run.json         the request                       (login node, once, before sbatch)
+                   events.jsonl     state changes                     (login node only: one writer side)
+                   cancel.json      someone asked for its end
+                   submissions/N.json, N.job.json, N.owner.json       intent, Slurm's answer, who started
+                   attempts/N.R/    start.json log.out log.err end.json  (compute node only)
+                   metrics.jsonl  checkpoints/  result.json  submitit/  verdict.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpcpools import atomic
+from hpcpools.errors import HpcpoolsError, NotFoundError, PermissionsError
+from hpcpools.runs.request import Request, decode, digest, encode
+from hpcpools.runs.states import RunState
+from hpcpools.runs.token import check_token, is_token
+
+MIN_FREE_BYTES = 64 * 1024 * 1024
+MIN_FREE_INODES = 200
+
+
+class RunDirectory:
+    """Paths and small durable facts of one run; holds no state of its own."""
+
+    def __init__(self, root: Path, token: str) -> None:
+        self.root = root
+        self.token = check_token(token)
+        self.path = root / token
+        self.run_file = self.path / "run.json"
+        self.events_file = self.path / "events.jsonl"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.result_file = self.path / "result.json"
+        self.cancel_file = self.path / "cancel.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.submitit = self.path / "submitit"
+        self.submissions = self.path / "submissions"
+        self.attempts = self.path / "attempts"
+        self._live = root / ".live" / token
+        self.ended_mark = root / ".ended" / token
+        self.verdict_file = self.path / "verdict.json"
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    def request(self) -> Request:
+        """The request. Raises NotFoundError, PermissionsError or HpcpoolsError (damaged)."""
+        return decode(self._run_bytes())
+
+    def digest(self) -> str:
+        """SHA-256 of ``run.json`` as it lies there."""
+        return digest(self._run_bytes())
+
+    def _run_bytes(self) -> bytes:
+        try:
+            check_owned(self.path)
+            check_owned(self.run_file)
+            return self.run_file.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"no run {self.token} in {self.root}", hint="`hpcpools runs` lists the runs"
+            ) from None
+
+    def record(self, state: RunState, at: float, **facts: Any) -> None:
+        """Append a state change to the events; a final state takes the run off the live list."""
+        kept = {key: value for key, value in facts.items() if value not in ("", None)}
+        atomic.append_line(self.events_file, {"at": at, "state": state.value, **kept})
+        if state.is_final:
+            with contextlib.suppress(FileNotFoundError):
+                self._live.rename(self.ended_mark)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All state changes, oldest first."""
+        return atomic.read_lines(self.events_file)
+
+    def next_submission(self, at: float) -> int | None:
+        """Take the right to submit once more; its number, or None if another process was quicker."""
+        number = self.last_submission() + 1
+        taken = atomic.create_json(self.submissions / f"{number}.json", {"at": at})
+        return number if taken else None
+
+    def submitted(self, number: int, job_id: str, cluster: str, at: float) -> None:
+        """Slurm acknowledged submission ``number`` as ``job_id``."""
+        fact = {"job_id": job_id, "cluster": cluster, "at": at}
+        atomic.write_json(self.submissions / f"{number}.job.json", fact)
+
+    def job(self, number: int) -> dict[str, Any] | None:
+        """``job_id``, ``cluster`` and ``at`` of submission ``number``; None before the acknowledgement."""
+        found: dict[str, Any] | None = atomic.read_json(self.submissions / f"{number}.job.json")
+        return found
+
+    def owner(self, number: int) -> dict[str, Any] | None:
+        """The job that started first of submission ``number``; it owns the run (see attempts.claim)."""
+        found: dict[str, Any] | None = atomic.read_json(self.submissions / f"{number}.owner.json")
+        return found
+
+    def last_submission(self) -> int:
+        """The newest submission's number; -1 if there was none."""
+        numbers = [-1]
+        for name in _names(self.submissions):
+            head, dot, tail = name.partition(".")
+            if dot and tail == "json" and head.isdigit():
+                numbers.append(int(head))
+        return max(numbers)
+
+    def cancel(self, at: float) -> None:
+        """Write down that someone asked for the end; a node that starts later will not run it."""
+        atomic.create_json(self.cancel_file, {"at": at})
+
+    def cancelled(self) -> bool:
+        """True if someone asked for the end."""
+        return self.cancel_file.exists()
+
+
+def create(root: Path, request: Request) -> RunDirectory:
+    """Make the run durable: the live mark, the directory, ``run.json``, the first event, all fsynced.
+
+    Nothing stays behind if a step fails. Raises HpcpoolsError naming the file system when it is full or
+    not writable.
+    """
+    run = RunDirectory(root, request.token)
+    try:
+        _secure_root(root)
+        _check_space(root)
+        atomic.create_bytes(run._live, b"")
+        run.path.mkdir(mode=0o700)
+        for folder in (run.submissions, run.attempts, run.checkpoints, run.submitit):
+            folder.mkdir(mode=0o700)
+        run.record(RunState.SUBMITTING, request.created)
+        atomic.write_bytes(run.run_file, encode(request))
+        atomic.fsync_directory(root)
+    except OSError as error:
+        discard(run)
+        raise HpcpoolsError(
+            f"cannot write the run in {root}: {error.strerror or error}",
+            hint="check space, quota and mode there, or set project.root in hpcpools.toml",
+        ) from error
+    except BaseException:
+        discard(run)
+        raise
+    return run
+
+
+def discard(run: RunDirectory) -> None:
+    """Remove a run that never reached Slurm."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        shutil.rmtree(run.path)  # rmtree is symlink-safe: it opens every level by descriptor
+    with contextlib.suppress(OSError):
+        run._live.unlink()
+
+
+def open_run(root: Path, token: str) -> RunDirectory:
+    """The run called ``token``, or whose token starts so if only one does. Raises NotFoundError."""
+    if not is_token(token):
+        found = [name for name in tokens(root) if name.startswith(token)] if token.startswith("hp-") else []
+        if len(found) > 1:
+            raise NotFoundError(f"{token!r} fits {len(found)} runs", hint="write more of the token")
+        token = found[0] if found else token
+    run = RunDirectory(root, token)
+    if not run.run_file.is_file():
+        raise NotFoundError(f"no run {token} in {root}", hint="`hpcpools runs` lists the runs")
+    return run
+
+
+def tokens(root: Path) -> list[str]:
+    """All runs' tokens, newest first."""
+    return sorted((name for name in _names(root) if is_token(name)), reverse=True)
+
+
+def live_tokens(root: Path) -> list[str]:
+    """Tokens of the runs that are not final, oldest first."""
+    return sorted(name for name in _names(root / ".live") if is_token(name))
+
+
+def ended_tokens(root: Path) -> list[str]:
+    """Tokens of the runs that ended and wait for their verdict, oldest first."""
+    return sorted(name for name in _names(root / ".ended") if is_token(name))
+
+
+def drop_stale_live_mark(root: Path, token: str, now: float) -> bool:
+    """Remove the live mark of a run whose creation died before ``run.json``, once it is ten minutes old."""
+    run = RunDirectory(root, token)
+    if run.run_file.exists():
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        if now - run._live.stat().st_mtime > 600:
+            discard(run)
+            return True
+    return False
+
+
+def check_owned(path: Path) -> None:
+    """Raise PermissionsError unless ``path`` is ours, no symlink, and not writable by others (SEC-6)."""
+    facts = path.lstat()
+    if stat.S_ISLNK(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+        raise PermissionsError(
+            f"{path} is owned by uid {facts.st_uid} with mode {stat.filemode(facts.st_mode)}",
+            hint="it must be yours, no symlink, and writable by you alone",
+        )
+
+
+def _secure_root(root: Path) -> None:
+    if not root.exists():
+        root.mkdir(mode=0o700, parents=True)
+    check_owned(root)
+    for marks in (root / ".live", root / ".ended"):
+        with contextlib.suppress(FileExistsError):
+            marks.mkdir(mode=0o700)
+        check_owned(marks)
+
+
+def _check_space(root: Path) -> None:
+    free = os.statvfs(root)
+    if free.f_bavail * free.f_frsize < MIN_FREE_BYTES or (free.f_files and free.f_favail < MIN_FREE_INODES):
+        raise HpcpoolsError(
+            f"the file system of {root} has {free.f_bavail * free.f_frsize // 2**20} MiB "
+            f"and {free.f_favail} inodes left",
+            hint="free some space (`hpcpools cleanup` removes old checkpoints); nothing was submitted",
+        )
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        yield from os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return

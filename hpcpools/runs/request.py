@@ -1,0 +1,83 @@
+"""What was asked for: the frozen content of ``run.json``, written once, before Slurm hears of the run.
+
+The compute node trusts this file alone; it is JSON, and its digest travels in the submitted script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from hpcpools.errors import HpcpoolsError
+
+FORMAT = 1
+Engine = Literal["slurm", "local"]
+
+
+class Resources(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one exclusive node-task is given. ``minutes`` is wall time; empty text means not asked for."""
+
+    gpus: int = 0
+    minutes: int = 720
+    partition: str = ""
+    cpus: int | None = None
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    signal_lead: int = 90  # seconds before the limit at which the job is warned
+    setup: tuple[str, ...] = ()  # shell lines of the site's config, run before the task
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """One logical training submission. Exactly one of ``target`` and ``command`` is set."""
+
+    token: str
+    created: float
+    engine: Engine
+    resources: Resources
+    target: str = ""
+    arguments: dict[str, Any] = {}
+    command: tuple[str, ...] = ()
+    launcher: Literal["elastic", "single"] = "single"
+    label: str = ""
+    workdir: str = ""
+    python: str = ""
+    python_path: tuple[str, ...] = ()
+    host_lock: str = ""  # local engine: the file whose lock means "this machine trains"
+    user: str = ""
+    host: str = ""
+    version: str = ""
+    format: int = FORMAT
+
+    @property
+    def what(self) -> str:
+        """The callable or the command line, for people."""
+        import shlex
+
+        return self.target or shlex.join(self.command)
+
+
+def encode(request: Request) -> bytes:
+    """The bytes of ``run.json``."""
+    return msgspec.json.format(msgspec.json.encode(request), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Request:
+    """The request in ``data``. Raises HpcpoolsError if it is damaged or of a newer format."""
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("format", 0)
+        if version != FORMAT:
+            raise HpcpoolsError(
+                f"run.json has format {version}, this hpcpools reads {FORMAT}", hint="upgrade hpcpools"
+            )
+        return msgspec.json.decode(data, type=Request)
+    except msgspec.MsgspecError as error:
+        raise HpcpoolsError(f"run.json is damaged: {error}", hint="the run cannot be used") from None
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of ``run.json``, hexadecimal; passed to the node in the script (SEC-6)."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,40 @@
+"""The name of a run: ``hp-`` and 26 characters that sort by time. Never a Slurm id."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from hpcpools.errors import NotFoundError
+from hpcpools.textsafe import one_line
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
+PATTERN = re.compile(r"hp-[0-9a-hjkmnp-tv-z]{26}")
+
+
+def new_token(now: float) -> str:
+    """A token of ``now`` (epoch seconds): 48 bits of milliseconds, then 80 random bits."""
+    number = int(now * 1000) << 80 | secrets.randbits(80)
+    return "hp-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def created_at(token: str) -> float:
+    """The time in a token, epoch seconds."""
+    number = 0
+    for character in token[3:13]:
+        number = number << 5 | _ALPHABET.index(character)
+    return number / 1000
+
+
+def is_token(text: str) -> bool:
+    """True for a whole, well-formed token."""
+    return PATTERN.fullmatch(text) is not None
+
+
+def check_token(text: str) -> str:
+    """``text`` if it is a token; raise NotFoundError otherwise (so it can never be a path)."""
+    if not is_token(text):
+        raise NotFoundError(
+            f"{one_line(text)!r} is not a run", hint="`hpcpools runs` lists them; a run starts with hp-"
+        )
+    return text

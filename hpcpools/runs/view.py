@@ -1,0 +1,191 @@
+"""What is known of a run right now, and the decision what one look at Slurm changes.
+
+Pure functions of files and observations: no clock, no command. Unknown stays unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpcpools.runs.attempts import Attempt, read_attempts
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.request import Request
+from hpcpools.runs.states import Cause, RunState, read_slurm
+
+# How long a job that Slurm calls COMPLETED may lack its end marker: the attribute cache of NFS (nfs(5)).
+MARKER_GRACE = 120.0
+# A squeue answer this old (seconds) may have been overtaken by the node's own start record.
+OVERTAKEN = 5.0
+
+
+@dataclass(frozen=True)
+class View:
+    """A run as its files tell. ``since``: start of the state; ``as_of``: last time it was confirmed."""
+
+    request: Request
+    state: RunState
+    since: float
+    as_of: float
+    submission: int
+    job_id: str
+    attempts: tuple[Attempt, ...]
+    detail: str = ""
+    cause: Cause = Cause.NONE
+    exit_code: int | None = None
+    reason: str = ""
+    cancel_asked: bool = False
+
+    @property
+    def token(self) -> str:
+        """The run's name."""
+        return self.request.token
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The newest start, if any."""
+        return self.attempts[-1] if self.attempts else None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One look at Slurm for one run: its word, or its absence from every record that answered."""
+
+    at: float
+    word: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    listed: bool = False  # squeue still holds the job: a provisional end may become a requeue
+    absent_since: float | None = None
+    step_out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new state with its reasons."""
+
+    state: RunState
+    detail: str = ""
+    cause: Cause = Cause.NONE
+    exit_code: int | None = None
+    reason: str = ""
+
+
+def read_view(run: RunDirectory) -> View:
+    """Fold the files of a run: its events, then what the node has written since (the node is quicker)."""
+    request = run.request()
+    number = run.last_submission()
+    job, owner = run.job(number), run.owner(number)
+    view = View(
+        request=request,
+        state=RunState.SUBMITTING,
+        since=request.created,
+        as_of=request.created,
+        submission=number,
+        job_id=str((owner or job or {}).get("job_id", "")),
+        attempts=read_attempts(run),
+        cancel_asked=run.cancelled(),
+    )
+    for event in run.events():
+        view = _apply_event(view, event)
+    return _apply_node(view)
+
+
+def _apply_event(view: View, event: dict[str, Any]) -> View:
+    try:
+        state, at = RunState(event["state"]), float(event["at"])
+    except (KeyError, ValueError, TypeError):
+        return view
+    known = {cause.value for cause in Cause}
+    return replace(
+        view,
+        state=state,
+        since=view.since if state is view.state else at,
+        as_of=at,
+        detail=str(event.get("detail", "")),
+        cause=Cause(event["cause"]) if event.get("cause") in known else Cause.NONE,
+        exit_code=event.get("exit_code"),
+        reason=str(event.get("reason", "")),
+    )
+
+
+def _apply_node(view: View) -> View:
+    """The newest attempt's files, if they are of the newest submission and the events are not final."""
+    attempt = view.attempt
+    if view.state.is_final or attempt is None or attempt.submission != view.submission:
+        return view
+    if attempt.ended is not None and attempt.state.is_final:
+        return replace(
+            view,
+            state=attempt.state,
+            since=attempt.ended,
+            as_of=attempt.ended,
+            cause=attempt.cause,
+            exit_code=attempt.exit_code,
+        )
+    if attempt.ended is None and attempt.started >= view.since and view.state is not RunState.RUNNING:
+        return replace(view, state=RunState.RUNNING, since=attempt.started, as_of=attempt.started, reason="")
+    return view
+
+
+def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: float) -> Change | None:
+    """What ``seen`` changes about ``view``; None if nothing (also when it tells nothing we understand)."""
+    attempt = view.attempt
+    marked = attempt is not None and attempt.submission == view.submission and attempt.ended is not None
+    if marked and attempt is not None and attempt.state.is_final:  # the end marker beats Slurm's records
+        return Change(
+            attempt.state, seen.word, attempt.cause, attempt.exit_code, _first_line_of_error(attempt.error)
+        )
+    if not seen.word:
+        return _decide_absent(view, seen, lost_after)
+    reading = read_slurm(seen.word)
+    if reading is None:
+        return None
+    if not reading.state.is_final:
+        same = reading.state is view.state and seen.reason == view.reason and seen.word == view.detail
+        # The node's files are newer than this look: it has started since, and was not requeued.
+        overtaken = (
+            reading.state is RunState.PENDING
+            and attempt is not None
+            and attempt.submission == view.submission
+            and attempt.ended is None
+            and (seen.word == "CONFIGURING" or attempt.started > seen.at - OVERTAKEN)
+        )
+        return None if same or overtaken else Change(reading.state, seen.word, reason=seen.reason)
+    if reading.provisional and (seen.listed or seen.at - (seen.absent_since or seen.at) < provisional_for):
+        return None
+    stopped = marked and attempt is not None and attempt.outcome == "stopped"
+    state, cause = reading.state, reading.cause
+    if view.cancel_asked and state is not RunState.COMPLETED:
+        state, cause = RunState.CANCELLED, Cause.CANCELLED
+    elif stopped and state in (RunState.FAILED, RunState.COMPLETED) and not reading.provisional:
+        state, cause = RunState.TIMEOUT, Cause.STOPPED
+    elif seen.step_out_of_memory:
+        state, cause = RunState.OUT_OF_MEMORY, Cause.OUT_OF_MEMORY
+    elif state is RunState.COMPLETED:
+        if seen.at - view.as_of < MARKER_GRACE and not seen.absent_since:
+            return None
+        state, cause = RunState.FAILED, Cause.LOST
+    elif state is RunState.FAILED and cause is Cause.USER_ERROR and seen.signal:
+        cause = Cause.KILLED
+    elif state is RunState.FAILED and cause is Cause.USER_ERROR and attempt is None:
+        cause = Cause.LAUNCH_FAILURE
+    return Change(state, seen.word, cause, seen.exit_code, seen.reason)
+
+
+def _decide_absent(view: View, seen: Sighting, lost_after: float) -> Change | None:
+    """Slurm answered, and no record of it holds the job."""
+    if seen.absent_since is None or seen.at - seen.absent_since < lost_after:
+        return None
+    if view.cancel_asked:
+        return Change(RunState.CANCELLED, cause=Cause.CANCELLED)
+    if view.attempt is not None and view.attempt.outcome == "stopped":
+        return Change(RunState.TIMEOUT, cause=Cause.STOPPED)
+    return Change(RunState.LOST, cause=Cause.LOST, reason="no record in Slurm and no end marker")
+
+
+def _first_line_of_error(error: str) -> str:
+    """The last line of a traceback names the exception."""
+    lines = [line for line in error.strip().splitlines() if line.strip()]
+    return lines[-1].strip()[:200] if lines else ""
