@@ -1,0 +1,36 @@
+"""The end of a run on request: written down first, so that it holds even if Slurm does not answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from hpcpools.config import Config
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.states import Cause, RunState
+from hpcpools.runs.view import View, read_view
+from hpcpools.slurm import submit as slurm
+from hpcpools.training import engine
+
+
+def cancel(config: Config, runs: Sequence[RunDirectory]) -> list[View]:
+    """Cancel runs with one scancel for all; runs that are final stay as they are.
+
+    A local run that has not started is cancelled at once; one that runs is ended by the local slot.
+    Raises SlurmUnavailableError after the wish is on record: the node, or upkeep, will honour it.
+    """
+    now = time.time()
+    job_ids = []
+    for run in runs:
+        view = read_view(run)
+        if view.state.is_final:
+            continue
+        run.cancel(now)
+        if view.request.engine == "slurm":
+            if view.job_id:
+                job_ids.append(view.job_id)
+        elif view.attempt is None:
+            run.record(RunState.CANCELLED, now, cause=Cause.CANCELLED.value, reason="before it started")
+    if job_ids:
+        slurm.scancel(engine.runner(config), job_ids)
+    return [read_view(run) for run in runs]

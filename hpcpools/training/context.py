@@ -1,0 +1,122 @@
+"""The ``run`` that a training function is given: log, checkpoint, resume, should_stop.
+
+Owns nothing but files of the run directory. In a distributed run only rank 0 writes; all ranks may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpcpools.errors import UsageError
+from hpcpools.runs import checkpoints, metrics
+from hpcpools.runs.checkpoints import Checkpoint
+from hpcpools.training import nodeenv
+
+_STOP_POLL = 0.5  # seconds between two looks for the stop file
+
+
+class Cancelled(BaseException):
+    """Someone cancelled the run: raised in the training's main thread, saves nothing."""
+
+
+class Run:
+    """One attempt of one run, seen from inside the training.
+
+    Attributes: ``token`` (str), ``path`` (the run directory), ``rank``, ``local_rank``, ``world_size``.
+    """
+
+    def __init__(self, path: Path, attempt: Path) -> None:
+        self.path = path
+        self.token = path.name
+        self.attempt = attempt
+        self.rank, self.local_rank, self.world_size = nodeenv.rank()
+        self.stopped_early = False  # the training was told to stop, and asked
+        self._stop = False
+        self._stop_file = attempt / "stop"
+        self._next_look = 0.0
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes (rank 0)."""
+        return self.rank == 0
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def log(self, *, step: int | None = None, total: int | None = None, **values: Any) -> None:
+        """Append numbers to ``metrics.jsonl``; ``total`` is the last step, for the progress bar."""
+        if {"at", "step", "total"} & values.keys():
+            raise UsageError("'at' cannot be logged", hint="choose another name")
+        if self.is_main:
+            metrics.log(self.path / "metrics.jsonl", time.time(), step, total, values)
+
+    @contextlib.contextmanager
+    def checkpoint(self, step: int, **values: float) -> Iterator[Path]:
+        """A folder to write this step's files into; complete and durable once the block ends.
+
+        ``values`` (for example ``loss=0.3``) go into the manifest, for ``keep_best``. Other ranks get a
+        folder that is thrown away.
+        """
+        if self.is_main:
+            numbers = {name: float(value) for name, value in values.items()}
+            with checkpoints.writing(self.checkpoints, step, time.time(), numbers) as folder:
+                yield folder
+            return
+        scratch = Path(tempfile.mkdtemp(prefix="hpcpools-rank-"))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def resume(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, or None: start from the beginning."""
+        return checkpoints.newest_valid(self.checkpoints)
+
+    @property
+    def should_stop(self) -> bool:
+        """True once a warning signal came: save a checkpoint and return. Cheap enough for every step."""
+        if not self._stop and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _STOP_POLL
+            self._stop = self._stop_file.exists()
+        self.stopped_early = self.stopped_early or self._stop
+        return self._stop
+
+    def heed_signals(self) -> None:
+        """From now on TERM and USR2 set ``should_stop``, in this process and not in its forked children."""
+        me = os.getpid()
+
+        def handler(number: int, _frame: object) -> None:
+            if os.getpid() != me:
+                return
+            # Under torchrun TERM may also mean that a peer failed: nothing to wait for then.
+            if number == signal.SIGTERM and (
+                (self.path / "cancel.json").exists() or any(self.attempt.glob("rank-*.json"))
+            ):
+                raise Cancelled
+            self._stop = True
+
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, handler)
+
+
+def current_run() -> Run:
+    """The run this process belongs to; for scripts started by ``hpcpools train -- python script.py``.
+
+    Raises UsageError outside a run.
+    """
+    path, attempt = nodeenv.variable(nodeenv.RUN_DIR), nodeenv.variable(nodeenv.ATTEMPT_DIR)
+    if not path or not attempt:
+        raise UsageError(
+            "this process belongs to no run", hint="start it with `hpcpools train -- python script.py`"
+        )
+    return Run(Path(path), Path(attempt))

@@ -1,0 +1,112 @@
+"""The only home of submitit on the login side: its two executors, told to start our node entry.
+
+submitit builds the sbatch script, sends it and parses the answer; locally it runs the controller that
+enforces the time limit. What starts on the node is ``hpcpools.training.node`` with a JSON payload that
+was durable before, so no pickle lies in the shared folder, and no rename is owed after sbatch (REL-11).
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core import utils
+
+from hpcpools.errors import UnavailableError
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.request import Request
+from hpcpools.slurm import submit as slurm
+from hpcpools.slurm.command import Runner
+
+WCKEY = None  # submitit writes --wckey=submitit otherwise, which sites with TrackWCKey refuse
+
+
+def node_command(run: Path, submission: int, digest: str) -> str:
+    """The shell words that start the node entry. ``-P``: never import from the job's folder (SEC-13)."""
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+    argv = ["-u", *safe_path, "-m", "hpcpools.training.node", str(run), str(submission), digest]
+    return shlex.join([sys.executable, *argv])
+
+
+class NodeSlurmExecutor(submitit.SlurmExecutor):
+    """submitit's Slurm executor; sends through our runner, which tells refusal from uncertainty."""
+
+    def __init__(self, run: RunDirectory, request: Request, runner: Runner, env: dict[str, str]) -> None:
+        super().__init__(folder=run.submitit)
+        self._throttling = 0.0  # a controller is spared by arrays and batching, not by sleeping 0.2 s
+        self._run, self._runner, self._env = run, runner, env
+        self.update_parameters(**sbatch_parameters(request))
+
+    def script(self, submission: int, digest: str) -> str:
+        """The exact script that sbatch is given."""
+        command = node_command(self._run.path, submission, digest)
+        return str(self._make_submission_file_text(command, uid=str(submission))) + "\n"
+
+    def send(self, submission: int) -> str:
+        """Write the script beside the run and submit it; Slurm's job id.
+
+        Raises what :func:`hpcpools.slurm.submit.sbatch` raises.
+        """
+        path = self._run.submitit / f"submission-{submission}.sbatch"
+        path.write_text(self.script(submission, self._run.digest()))
+        return slurm.sbatch(self._runner, path, env=self._env)
+
+
+def sbatch_parameters(request: Request) -> dict[str, Any]:
+    """submitit's parameters of one exclusive node-task.
+
+    ``--exclusive`` alone gives the step no GPU and only the memory asked for, hence the node's GPUs by
+    number and ``mem=0``; since Slurm 22.05 srun does not inherit the job's CPUs, hence the export.
+    """
+    asked = request.resources
+    parameters: dict[str, Any] = {
+        "job_name": request.token,
+        "comment": request.token,
+        "time": asked.minutes,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "exclusive": True,
+        "mem": "0",
+        "signal_delay_s": asked.signal_lead,
+        "wckey": WCKEY,
+        "setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_ON_NODE", *asked.setup],
+        "additional_parameters": {"requeue": True},
+    }
+    if asked.gpus:
+        parameters["gpus_per_node"] = asked.gpus
+    for name in ("partition", "account", "qos", "constraint"):
+        if value := getattr(asked, name):
+            parameters[name] = value
+    return parameters
+
+
+class NodeLocalExecutor(submitit.LocalExecutor):
+    """submitit's local executor: a controller process that starts the entry and ends it at its limit."""
+
+    def __init__(self, run: RunDirectory, request: Request) -> None:
+        super().__init__(folder=run.submitit)
+        self._throttling = 0.0
+        self._run = run
+        self.update_parameters(
+            timeout_min=request.resources.minutes,
+            signal_delay_s=request.resources.signal_lead,
+            gpus_per_node=request.resources.gpus,
+        )
+
+    def start(self, submission: int) -> subprocess.Popen[bytes]:
+        """Start the controller; its pid is the job id."""
+        command = node_command(self._run.path, submission, self._run.digest())
+        job: submitit.LocalJob[Any] = self._submit_command(command)
+        if job._process is None:
+            raise UnavailableError("submitit started no controller", hint="this is a bug; see its log")
+        return job._process
+
+
+def default_log(run: RunDirectory, job_id: str) -> tuple[Path, Path]:
+    """submitit's own stdout and stderr of a job: what was said before the entry took over."""
+    paths = utils.JobPaths(run.submitit, job_id, 0)
+    return Path(paths.stdout), Path(paths.stderr)

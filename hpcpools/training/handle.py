@@ -1,0 +1,138 @@
+"""The Python face of the training pool: ``hpcpools.train(...)`` and the handle that it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hpcpools import atomic, catalog, durations
+from hpcpools import config as configuration
+from hpcpools.config import Config
+from hpcpools.errors import NotFoundError, RunFailedError, UsageError, WaitTimeoutError
+from hpcpools.runs import directory, metrics
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.metrics import Progress
+from hpcpools.runs.states import RunState
+from hpcpools.runs.view import View, read_view
+from hpcpools.training import cancel, engine, plan, submit, watch
+from hpcpools.training.plan import Options
+
+FILE_POLL = 0.5  # seconds between two looks at the run directory while waiting
+SLURM_POLL = 15.0  # seconds: the oldest answer of Slurm that a waiting process is content with
+
+
+class RunHandle:
+    """One run: ``.state``, ``.wait()``, ``.result()``, ``.cancel()``. Cheap to make, reads files."""
+
+    def __init__(self, config: Config, run: RunDirectory) -> None:
+        self._config = config
+        self.directory = run
+        self.token = run.token
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.token} {self.state.value}>"
+
+    @property
+    def state(self) -> RunState:
+        """The state as the run's files tell; no Slurm command."""
+        return self.view().state
+
+    def view(self, max_age: float | None = None) -> View:
+        """Everything known; ``max_age`` (seconds) lets it ask Slurm if the last answer is older."""
+        if max_age is not None:
+            view = read_view(self.directory)
+            if not view.state.is_final:
+                runner = engine.runner(self._config) if view.request.engine == "slurm" else None
+                seen = watch.refresh(self._config, runner, max_age=max_age)
+                return next(
+                    (found for found in (*seen.views, *seen.ended) if found.token == self.token),
+                    read_view(self.directory),
+                )
+        return read_view(self.directory)
+
+    def progress(self) -> Progress | None:
+        """The newest logged step and values."""
+        return metrics.progress(self.directory.metrics_file)
+
+    def wait(
+        self, timeout: float | None = None, heed: Callable[[View, Progress | None], None] | None = None
+    ) -> View:
+        """Wait for the end; ``heed`` is called about twice a second. Raises WaitTimeoutError."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            view = self.view(max_age=SLURM_POLL)
+            if heed is not None:
+                heed(view, self.progress())
+            if view.state.is_final:
+                return view
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"{self.token} is {view.state.value} after {durations.age(timeout or 0)}",
+                    hint="it goes on; wait again or look at `hpcpools show`",
+                )
+            time.sleep(FILE_POLL)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The JSON value the training returned, waiting for it.
+
+        Raises RunFailedError if the run ended otherwise, WaitTimeoutError if it did not end in time.
+        """
+        view = self.wait(timeout)
+        if view.state is not RunState.COMPLETED:
+            raise RunFailedError(
+                f"{self.token} ended {view.state.value}"
+                + (f" ({view.cause.value})" if view.cause.value else "")
+                + (f": {view.reason}" if view.reason else ""),
+                hint=f"see `hpcpools logs {self.token}`",
+            )
+        return atomic.read_json(self.directory.result_file)
+
+    def cancel(self) -> View:
+        """Ask for the end; returns what is known right after."""
+        return cancel.cancel(self._config, [self.directory])[0]
+
+
+def train(
+    target: str | Callable[..., Any],
+    /,
+    arguments: dict[str, Any] | None = None,
+    *,
+    gpus: int | None = None,
+    time: str | float | None = None,
+    partition: str = "",
+    label: str = "",
+    on: engine.On = "auto",
+    config: Config | None = None,
+    **more: Any,
+) -> RunHandle:
+    """Submit a declared training; returns at once with its handle.
+
+    Args:
+        target: ``"package.module:function"`` or the declared function itself.
+        arguments: the function's keyword arguments, plain JSON values; those whose names this call does
+            not use itself may be given directly, as in ``train(fit, lr=1e-3)``.
+        gpus, time, partition: overrule the declaration; ``time`` in seconds or as ``"12h"``.
+        label: a name for people.
+        on: ``slurm``, ``local`` or ``auto``.
+
+    Raises UsageError, RefusedError, SlurmRefusedError, SlurmUnavailableError, SubmissionUnknownError.
+    """
+    settings = config or configuration.load()
+    given = {**(arguments or {}), **more}
+    if arguments and more and set(arguments) & set(more):
+        raise UsageError("an argument is given twice", hint="once in arguments, or once by name")
+    name = target if isinstance(target, str) else f"{target.__module__}:{target.__name__}"
+    minutes = None if time is None else durations.minutes(time)
+    options = Options(gpus=gpus, minutes=minutes, partition=partition, label=label)
+    listed = catalog.load(settings)
+    where = engine.choose(settings, on)
+    request = plan.plan_callable(settings, listed, name, given, options=options, engine=where)
+    return RunHandle(settings, submit.submit(settings, request))
+
+
+def open_handle(config: Config, token: str) -> RunHandle:
+    """The handle of a run known by (the start of) its token. Raises NotFoundError."""
+    if not config.root.is_dir():
+        raise NotFoundError(f"there are no runs in {config.root}", hint="`hpcpools train` makes one")
+    return RunHandle(config, directory.open_run(config.root, token))

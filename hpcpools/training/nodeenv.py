@@ -1,0 +1,110 @@
+"""The environment of a compute node: the only reader of it there, and what a run's processes are given.
+
+Source of the names: sbatch(1) OUTPUT ENVIRONMENT VARIABLES, srun(1), torchrun's documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpcpools.errors import UsageError
+from hpcpools.runs.attempts import Place
+
+RUN_DIR = "HPCPOOLS_RUN_DIR"
+ATTEMPT_DIR = "HPCPOOLS_ATTEMPT_DIR"
+STOP_FILE = "HPCPOOLS_STOP_FILE"
+
+
+def place(env: Mapping[str, str] = os.environ) -> Place:
+    """Who we are: the Slurm job's id and restart count, or the local executor's job.
+
+    Raises UsageError when neither is there: this module runs only inside a job.
+    """
+    pid = os.getpid()
+    common = {"pid": pid, "pid_start": process_start(pid), "boot": boot_id()}
+    if job_id := env.get("SLURM_JOB_ID"):
+        return Place(
+            cluster=env.get("SLURM_CLUSTER_NAME", ""),
+            job_id=_array_id(env) or job_id,
+            restart=int(env.get("SLURM_RESTART_COUNT", "0")),
+            node=env.get("SLURMD_NODENAME") or socket.gethostname(),
+            **common,  # type: ignore[arg-type]
+        )
+    if job_id := env.get("SUBMITIT_LOCAL_JOB_ID"):
+        return Place(
+            cluster="local",
+            job_id=job_id,
+            restart=0,
+            node=socket.gethostname(),
+            **common,  # type: ignore[arg-type]
+        )
+    raise UsageError("this is not a job", hint="the node entry is started by Slurm or by the local slot")
+
+
+def variable(name: str) -> str | None:
+    """One variable of the node's environment."""
+    return os.environ.get(name)
+
+
+def rank() -> tuple[int, int, int]:
+    """(rank, local rank, world size) as torchrun sets them; (0, 0, 1) without it."""
+    env = os.environ
+    return int(env.get("RANK", "0")), int(env.get("LOCAL_RANK", "0")), int(env.get("WORLD_SIZE", "1"))
+
+
+def publish(run_path: Path, attempt_path: Path, token: str, resume: str, restart: int) -> None:
+    """Put the run's facts, and torch's single-process defaults, into this process's environment."""
+    facts = {
+        "HPCPOOLS_RUN": token,
+        RUN_DIR: str(run_path),
+        ATTEMPT_DIR: str(attempt_path),
+        STOP_FILE: str(attempt_path / "stop"),
+        "HPCPOOLS_METRICS_FILE": str(run_path / "metrics.jsonl"),
+        "HPCPOOLS_CHECKPOINTS": str(run_path / "checkpoints"),
+        "HPCPOOLS_RESUME": resume,
+        "HPCPOOLS_RESTART": str(restart),
+        # torch's env:// rendezvous; torchrun replaces these in the processes that it starts.
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+    }
+    os.environ.update(facts)
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment with ``changes``, for a child."""
+    return {**os.environ, **changes}
+
+
+def process_start(pid: int) -> int:
+    """Start time of a process in clock ticks since boot (proc(5), field 22 of stat); 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def boot_id() -> str:
+    """This boot of this machine (random(4)); pids mean nothing across boots."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _array_id(env: Mapping[str, str]) -> str:
+    parent, index = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
+    return f"{parent}_{index}" if parent and index else ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

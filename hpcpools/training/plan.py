@@ -1,0 +1,178 @@
+"""From what the user asked to a complete, valid Request: pure decisions, nothing written yet.
+
+Precedence: config < declaration < command line. Refuses what no node of the partition can give.
+"""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hpcpools
+from hpcpools import catalog, durations, gpu, textsafe
+from hpcpools.catalog import Catalog
+from hpcpools.config import Config
+from hpcpools.declare import TrainingDeclaration
+from hpcpools.errors import UsageError
+from hpcpools.runs.request import Engine, Request, Resources
+from hpcpools.runs.token import new_token
+from hpcpools.training.launch import launches_python
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line or the Python call sets; None and "" mean not set. ``minutes`` wall time."""
+
+    gpus: int | None = None
+    minutes: int | None = None
+    partition: str = ""
+    cpus: int | None = None
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    launcher: str = ""
+    label: str = ""
+
+
+def plan_callable(
+    config: Config,
+    listed: Catalog,
+    target: str,
+    arguments: dict[str, Any],
+    *,
+    options: Options,
+    engine: Engine,
+) -> Request:
+    """A request that calls a declared training. Raises UsageError or RefusedError."""
+    entry = listed.training(textsafe.callable_name(target))
+    catalog.check_arguments(entry, arguments)
+    textsafe.json_arguments(arguments)
+    declared = entry.declaration if isinstance(entry.declaration, TrainingDeclaration) else None
+    resources = _resources(config, declared or TrainingDeclaration(), options, engine)
+    asked = options.launcher or (declared.launcher if declared else "") or config.training.launcher
+    elastic = asked == "elastic" or (asked == "auto" and resources.gpus > 1)
+    return _request(
+        config,
+        resources,
+        engine,
+        options.label,
+        target=entry.name,
+        arguments=arguments,
+        launcher="elastic" if elastic else "single",
+        workdir=str(config.folder.resolve()),
+    )
+
+
+def plan_command(config: Config, command: tuple[str, ...], options: Options, engine: Engine) -> Request:
+    """A request that runs a command line in the current folder. Raises UsageError."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise UsageError(
+            f"{textsafe.one_line(command[0])!r} is no program on PATH", hint="give its full path"
+        )
+    if any("\0" in word for word in command):
+        raise UsageError("the command holds a NUL byte", hint="remove it")
+    resources = _resources(config, TrainingDeclaration(), options, engine)
+    asked = options.launcher or config.training.launcher
+    python = launches_python(command)
+    if asked == "elastic" and not python:
+        raise UsageError(
+            "launcher elastic needs `python script.py` or `python -m module`",
+            hint="leave it to the command itself: --launcher single",
+        )
+    elastic = asked == "elastic" or (asked == "auto" and resources.gpus > 1 and python)
+    return _request(
+        config,
+        resources,
+        engine,
+        options.label,
+        command=(program, *command[1:]),
+        launcher="elastic" if elastic else "single",
+        workdir=str(Path.cwd()),
+    )
+
+
+def _request(config: Config, resources: Resources, engine: Engine, label: str, **what: Any) -> Request:
+    now = time.time()
+    if label:
+        textsafe.slurm_field("label", label)
+    return Request(
+        token=new_token(now),
+        created=now,
+        engine=engine,
+        resources=resources,
+        label=label,
+        python=sys.executable,
+        python_path=config.python_path,
+        host_lock=str(slot_lock(config)) if engine == "local" else "",
+        user=getpass.getuser(),
+        host=socket.gethostname(),
+        version=hpcpools.__version__,
+        **what,
+    )
+
+
+def slot_lock(config: Config) -> Path:
+    """The lock of this machine's one local training slot, shared by all projects of the user."""
+    return config.machine_dir / "training-slot.lock"
+
+
+def _resources(config: Config, declared: TrainingDeclaration, asked: Options, engine: Engine) -> Resources:
+    site = config.training
+    partition = asked.partition or declared.partition or site.partition
+    minutes = asked.minutes or declared.time or durations.minutes(site.time)
+    cpus = _first(asked.cpus, declared.cpus, site.cpus)
+    gpus = _first(asked.gpus, declared.gpus, site.gpus)
+    for name, value in (("gpus", gpus), ("cpus", cpus)):
+        if value is not None and value < 0:
+            raise UsageError(f"{name}={value} is negative", hint="0 or more")
+    fields = {
+        "partition": partition,
+        "account": asked.account or declared.account or site.account,
+        "qos": asked.qos or declared.qos or site.qos,
+        "constraint": asked.constraint or declared.constraint or site.constraint,
+    }
+    for name, text in fields.items():
+        if text:
+            textsafe.slurm_field(name, text)
+    if engine == "local":
+        gpus = min(gpus, gpu.count()) if gpus is not None else gpu.count()
+    else:
+        gpus = _slurm_gpus(config, partition, gpus, minutes)
+    lead = min(int(site.signal_lead), minutes * 30)  # never more than half of the time
+    return Resources(
+        gpus=gpus, minutes=minutes, cpus=cpus, signal_lead=lead, setup=tuple(site.setup), **fields
+    )
+
+
+def _slurm_gpus(config: Config, partition: str, gpus: int | None, minutes: int) -> int:
+    known = config.training.partitions.get(partition)
+    if known is None:
+        if gpus is None:
+            where = f"training.partitions.{partition or 'NAME'}"
+            raise UsageError(
+                f"how many GPUs has a node of partition {partition or '(default)'}?",
+                hint=f"say --gpus N, or set gpus_per_node in [{where}] ({config.file})",
+            )
+        return gpus
+    if known.max_time is not None and minutes * 60 > known.max_time:
+        raise UsageError(
+            f"time {durations.clock(minutes)} is over partition {partition}'s limit",
+            hint=f"at most {durations.clock(durations.minutes(known.max_time))}",
+        )
+    if gpus is not None and gpus > known.gpus_per_node:
+        raise UsageError(
+            f"{gpus} GPUs asked, but a node of partition {partition} has {known.gpus_per_node}",
+            hint="one training takes one node; choose another partition or fewer GPUs",
+        )
+    return known.gpus_per_node if gpus is None else gpus
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)

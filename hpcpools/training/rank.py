@@ -1,0 +1,26 @@
+"""One rank of a distributed training: started by torchrun, once per GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from pathlib import Path
+
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.training import launch
+from hpcpools.training.context import current_run
+
+
+def main() -> int:
+    """Run the callable as this rank; the exit code tells torchrun, the file tells the entry."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # die with torchrun, prctl(2)
+    run = current_run()
+    request = RunDirectory(Path(run.path).parent, run.token).request()
+    ending = launch.in_process(request, run)
+    launch.write_rank_ending(run.attempt, run.rank, ending)
+    return ending.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

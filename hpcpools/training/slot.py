@@ -1,0 +1,169 @@
+"""The local training slot: without Slurm, one training at a time on this machine, oldest first.
+
+The run directories are the queue; a new slot after a crash finds the running training by its claim and
+waits for it. Exclusion itself is the entry's lock on the machine, which outlives this process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from hpcpools.config import Config
+from hpcpools.errors import HpcpoolsError, UnavailableError
+from hpcpools.runs import directory
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.states import Cause, RunState
+from hpcpools.runs.view import View, read_view
+from hpcpools.training import nodeenv, plan
+
+log = logging.getLogger(__name__)
+
+TICK = 0.3  # seconds
+TERM_GRACE = 10.0  # seconds between TERM and KILL for a cancelled training
+
+
+def run(config: Config) -> int:
+    """Serve until TERM or INT. A training that runs then goes on, and the next slot waits for it."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    config.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(config.runtime_dir / "slot.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UnavailableError("the local slot runs already", hint="`hpcpools ps` shows it") from None
+    log.info("action=slot_ready root=%s", config.root)
+    while not stop.is_set():
+        views = pending(config)
+        running = [view for view in views if view.attempt is not None]
+        if running:
+            _watch(config, running[0], None, stop)
+        elif views and _machine_free(config):
+            _start(config, views[0], stop)
+        else:
+            stop.wait(TICK)
+    log.info("action=slot_stopped")
+    return 0
+
+
+def pending(config: Config) -> list[View]:
+    """Live local runs, oldest first. What the node has ended is written into the events on the way."""
+    found = []
+    for token in directory.live_tokens(config.root):
+        run_directory = RunDirectory(config.root, token)
+        try:
+            view = read_view(run_directory)
+        except HpcpoolsError:
+            continue
+        if view.request.engine != "local" or view.state is RunState.SUBMITTING:
+            continue
+        if view.state.is_final:
+            _close(run_directory, view)
+        else:
+            found.append(view)
+    return found
+
+
+def alive(view: View) -> bool:
+    """True if the process that claimed the newest attempt is still that process, on this boot."""
+    attempt = view.attempt
+    return (
+        attempt is not None
+        and attempt.boot == nodeenv.boot_id()
+        and attempt.pid_start != 0
+        and nodeenv.process_start(attempt.pid) == attempt.pid_start
+    )
+
+
+def _machine_free(config: Config) -> bool:
+    """False while a training of another project of this user holds the machine."""
+    lock_file = plan.slot_lock(config)
+    lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _start(config: Config, view: View, stop: threading.Event) -> None:
+    run_directory = RunDirectory(config.root, view.token)
+    if view.cancel_asked:
+        run_directory.record(RunState.CANCELLED, time.time(), cause=Cause.CANCELLED.value)
+        return
+    # A session of its own: the training outlives this slot, and the next one finds it by its claim.
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+    argv = [sys.executable, *safe_path, "-m", "hpcpools.training.local", str(run_directory.path)]
+    launcher = subprocess.Popen(argv, start_new_session=True, stdin=subprocess.DEVNULL)
+    log.info("action=training_started run=%s pid=%d", view.token, launcher.pid)
+    _watch(config, view, launcher, stop)
+
+
+def _watch(
+    config: Config, view: View, launcher: subprocess.Popen[bytes] | None, stop: threading.Event
+) -> None:
+    """Wait for the end of the running training; end it if it was cancelled; name how it ended."""
+    run_directory = RunDirectory(config.root, view.token)
+    term_at = 0.0
+    while not stop.is_set():
+        view = read_view(run_directory)
+        ended = launcher.poll() is not None if launcher else not alive(view)
+        if ended:
+            break
+        if view.cancel_asked and alive(view):
+            term_at = _end_cancelled(view, term_at)
+        elif view.cancel_asked and launcher is not None and view.attempt is None:
+            launcher.terminate()  # its entry waits for the machine's lock
+        stop.wait(TICK)
+    else:
+        return
+    _close(run_directory, read_view(run_directory))
+
+
+def _end_cancelled(view: View, term_at: float) -> float:
+    """TERM once, KILL after the grace; the pid was verified to be ours just before."""
+    pid = view.attempt.pid if view.attempt else 0
+    if not term_at:
+        os.kill(pid, signal.SIGTERM)
+        return time.monotonic()
+    if time.monotonic() - term_at > TERM_GRACE:
+        os.kill(pid, signal.SIGKILL)
+    return term_at
+
+
+def _close(run_directory: RunDirectory, view: View) -> None:
+    """Record the end: the marker's word, else what the clock and the cancel mark tell."""
+    now = time.time()
+    attempt = view.attempt
+    if view.state.is_final:
+        state, cause = view.state, view.cause
+    elif view.cancel_asked:
+        state, cause = RunState.CANCELLED, Cause.CANCELLED
+    elif attempt is not None and now - attempt.started >= view.request.resources.minutes * 60 - 2:
+        state, cause = RunState.TIMEOUT, Cause.TIME_LIMIT
+    elif attempt is not None and attempt.outcome == "stopped":
+        state, cause = RunState.TIMEOUT, Cause.STOPPED
+    elif attempt is None:
+        state, cause = RunState.FAILED, Cause.LAUNCH_FAILURE
+    else:
+        state, cause = RunState.FAILED, Cause.KILLED
+    error = attempt.error.strip().splitlines() if attempt and attempt.error else []
+    run_directory.record(
+        state,
+        (attempt.ended if attempt else None) or now,
+        cause=cause.value,
+        exit_code=attempt.exit_code if attempt else None,
+        reason=error[-1][:200] if error else "",
+    )
+    log.info("action=training_ended run=%s state=%s cause=%r", view.token, state.value, cause.value)

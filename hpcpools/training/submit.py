@@ -1,0 +1,163 @@
+"""Hand a planned request to its engine: exactly one job per run, whatever sbatch answers.
+
+The run is durable before sbatch. A refusal leaves nothing behind; an uncertain answer is settled by
+looking the token up before anything is sent again (REL-10).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hpcpools.config import Config, environment
+from hpcpools.errors import (
+    HpcpoolsError,
+    SlurmRefusedError,
+    SlurmUnavailableError,
+    SubmissionUnknownError,
+)
+from hpcpools.runs import directory
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.request import Request, digest, encode
+from hpcpools.runs.states import Cause, RunState
+from hpcpools.slurm import accounting, queue
+from hpcpools.slurm.command import Runner
+from hpcpools.slurm.environment import job_environment
+from hpcpools.training import engine
+from hpcpools.training.executors import NodeSlurmExecutor
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look-up of a token told: the job's id, or certainty that there is none."""
+
+    job_id: str = ""
+    certain: bool = False
+
+
+def submit(config: Config, request: Request, note: Note = lambda _text: None) -> RunDirectory:
+    """Make the run durable and submit it. ``note`` hears what takes long.
+
+    Raises SlurmRefusedError or SlurmUnavailableError (nothing queued, nothing left behind) and
+    SubmissionUnknownError (the run stays SUBMITTING; upkeep goes on looking).
+    """
+    run = directory.create(config.root, request)
+    if request.engine == "local":
+        run.record(RunState.PENDING, time.time(), reason="waits for the local slot")
+        return run
+    number = run.next_submission(time.time()) or 0  # a new run: nobody else can have taken it
+    try:
+        job_id = send(config, run, request, number, note)
+    except (SlurmRefusedError, SlurmUnavailableError):  # nothing was queued
+        directory.discard(run)
+        raise
+    except KeyboardInterrupt:
+        run.cancel(time.time())  # if the job exists after all, its node will not run it
+        run.record(RunState.SUBMITTING, time.time(), detail="interrupted", reason="interrupted by the user")
+        raise
+    run.submitted(number, job_id, "", time.time())
+    run.record(RunState.PENDING, time.time(), job_id=job_id)
+    return run
+
+
+def send(config: Config, run: RunDirectory, request: Request, number: int, note: Note) -> str:
+    """sbatch for submission ``number``; the job's id, also when only a look-up finds it."""
+    runner = engine.runner(config)
+    executor = executor_for(config, run, request, runner)
+    try:
+        return executor.send(number)
+    except SubmissionUnknownError as error:
+        run.record(RunState.SUBMITTING, time.time(), detail="unsettled", reason=error.message)
+        note(f"sbatch gave no clear answer ({error.message}); looking for the job before any retry")
+        last = _settle(config, runner, run, request, note)
+        if last.job_id:
+            return last.job_id
+        if not last.certain:
+            raise SubmissionUnknownError(
+                f"nobody can say yet whether Slurm has {run.token}",
+                hint="it stays SUBMITTING and upkeep settles it; do not submit it again",
+            ) from error
+        note("the job is certainly not there: submitting the same run once more")
+        return executor.send(number)
+
+
+def _settle(config: Config, runner: Runner, run: RunDirectory, request: Request, note: Note) -> Found:
+    found = Found()
+    waited = 0.0
+    for delay in config.slurm.submit_lookups:
+        time.sleep(max(0.0, float(delay) - waited))
+        waited = float(delay)
+        found = look_up(runner, run.token, request.created)
+        note(f"after {waited:.0f} s: " + (f"it is job {found.job_id}" if found.job_id else "not seen yet"))
+        if found.job_id:
+            break
+    return found
+
+
+def look_up(runner: Runner, token: str, since: float) -> Found:
+    """Ask squeue, then sacct, for a token. Certain absence needs an answer from squeue, and from sacct
+    unless the site has none."""
+    try:
+        jobs = queue.find_token(runner, token)
+        if jobs:
+            return Found(min(jobs, key=lambda job: job.submit or 0.0).job_id, certain=True)
+        history = accounting.find_token(runner, token, since - 60)
+    except HpcpoolsError:
+        return Found()
+    return Found(history[0].job_id if history else "", certain=True)
+
+
+def executor_for(config: Config, run: RunDirectory, request: Request, runner: Runner) -> NodeSlurmExecutor:
+    """submitit's executor of one run."""
+    return NodeSlurmExecutor(run, request, runner, job_env(config))
+
+
+def job_env(config: Config) -> dict[str, str]:
+    """The environment that sbatch hands to the job: no inherited job, no secrets."""
+    return job_environment(environment(), keep=config.training.keep_env)
+
+
+def script(config: Config, request: Request) -> str:
+    """What ``train --dry-run`` prints: the exact script, nothing written."""
+    run = RunDirectory(config.root, request.token)
+    executor = executor_for(config, run, request, engine.runner(config))
+    return executor.script(0, digest(encode(request)))
+
+
+def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) -> str:
+    """For upkeep: a run still SUBMITTING after all look-ups. Adopts, submits again or gives up; says which.
+
+    Only a run that sbatch itself left unsettled is sent again, under a new submission number: a job of
+    the old number that turns up later finds itself superseded and runs nothing.
+    """
+    request = run.request()
+    found = look_up(runner, run.token, request.created)
+    number = max(0, run.last_submission())
+    if found.job_id:
+        run.submitted(number, found.job_id, "", now)
+        run.record(RunState.PENDING, now, job_id=found.job_id, reason="found by upkeep")
+        return "adopted"
+    if not found.certain:
+        return "unknown"
+    events = run.events()
+    if run.cancelled():
+        run.record(RunState.CANCELLED, now, cause=Cause.CANCELLED.value, reason="never reached Slurm")
+        return "cancelled"
+    if not events or events[-1].get("detail") != "unsettled":
+        run.record(
+            RunState.FAILED,
+            now,
+            cause=Cause.BAD_SUBMISSION.value,
+            reason="the submitting process died before Slurm had it; submit again",
+        )
+        return "failed"
+    again = run.next_submission(now)
+    if again is None:
+        return "unknown"
+    job_id = send(config, run, request, again, lambda _text: None)
+    run.submitted(again, job_id, "", now)
+    run.record(RunState.PENDING, now, job_id=job_id, reason="submitted again by upkeep")
+    return "submitted"

@@ -1,0 +1,241 @@
+"""The one look at Slurm for all live runs, shared by every reader through a small cache file.
+
+Owns the polling budget: one squeue per poll, one sacct only when jobs vanished or ended unexplained,
+backoff on errors. State is never invented: when Slurm is silent, what was known stays, with its age.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hpcpools import atomic
+from hpcpools.config import Config
+from hpcpools.errors import HpcpoolsError
+from hpcpools.runs import directory
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.states import RunState
+from hpcpools.runs.view import Change, Sighting, View, decide, read_view
+from hpcpools.slurm import accounting, queue
+from hpcpools.slurm.command import Runner
+
+SACCT_INTERVAL = 60.0
+BACKOFF_LIMIT = 600.0
+
+
+@dataclass
+class Poll:
+    """The cache: when Slurm last answered, what it listed, who is missing since when, and the backoff."""
+
+    at: float = 0.0
+    sacct_at: float = 0.0
+    failures: int = 0
+    next_try: float = 0.0
+    error: str = ""
+    listed: dict[str, str] = field(default_factory=dict)  # token → reason
+    absent: dict[str, float] = field(default_factory=dict)  # token → first poll without it
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Live runs (and those that just ended), and how fresh Slurm's part of it is."""
+
+    views: tuple[View, ...]
+    ended: tuple[View, ...]
+    as_of: float | None
+    error: str
+
+
+def refresh(config: Config, runner: Runner | None, *, max_age: float, now: float | None = None) -> Watch:
+    """Bring every live run up to date; ask Slurm only if the last answer is older than ``max_age`` s.
+
+    ``runner`` None: files only. Costs at most one squeue and one sacct, whatever the number of runs.
+    """
+    now = time.time() if now is None else now
+    runs = []
+    for token in directory.live_tokens(config.root):
+        if not directory.drop_stale_live_mark(config.root, token, now):
+            run = RunDirectory(config.root, token)
+            with contextlib.suppress(HpcpoolsError):
+                runs.append((run, read_view(run)))
+    ended = [_settle(run, view, now) for run, view in runs if view.state.is_final]
+    live = [(run, view) for run, view in runs if not view.state.is_final]
+    poll = load_poll(config.root)
+    wanted = [(run, view) for run, view in live if view.request.engine == "slurm"]
+    if wanted and runner is not None and now - poll.at >= max_age and now >= poll.next_try:
+        with _poll_lock(config.root) as mine:
+            if mine:
+                poll = _poll(config, runner, wanted, poll, now)
+                _save(config.root, poll)
+    views = []
+    for run, _old in live:
+        view = read_view(run)
+        if view.state.is_final:
+            ended.append(view)
+        elif view.token in poll.listed and poll.at > view.as_of:
+            views.append(replace(view, as_of=poll.at))
+        else:
+            views.append(view)
+    return Watch(tuple(views), tuple(ended), poll.at or None, poll.error)
+
+
+def load_poll(root: Path) -> Poll:
+    """The cache; empty if there is none or it is not readable."""
+    with contextlib.suppress(ValueError, TypeError):
+        facts = atomic.read_json(root / ".poll.json")
+        if isinstance(facts, dict):
+            return Poll(**facts)
+    return Poll()
+
+
+def _save(root: Path, poll: Poll) -> None:
+    atomic.write_json(root / ".poll.json", vars(poll))
+
+
+@contextlib.contextmanager
+def _poll_lock(root: Path) -> Iterator[bool]:
+    """True for one process at a time; a second one uses the cache. Only politeness depends on it."""
+    fd = os.open(root / ".poll.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _poll(
+    config: Config, runner: Runner, wanted: list[tuple[RunDirectory, View]], poll: Poll, now: float
+) -> Poll:
+    try:
+        snapshot = queue.snapshot(runner)
+    except HpcpoolsError as error:
+        failures = poll.failures + 1
+        wait = min(BACKOFF_LIMIT, float(config.slurm.poll_interval) * 2 ** min(failures - 1, 8))
+        return replace(poll, failures=failures, next_try=now + wait, error=error.message)
+    jobs: dict[str, list[queue.Job]] = {}
+    for each in snapshot.jobs:
+        jobs.setdefault(each.token, []).append(each)
+    fresh = Poll(at=snapshot.at, sacct_at=poll.sacct_at)
+    unexplained: list[tuple[RunDirectory, View, queue.Job | None]] = []
+    for run, view in wanted:
+        job: queue.Job | None = _own_job(view, jobs.get(view.token, []))
+        current = view
+        if job is None:
+            fresh.absent[view.token] = poll.absent.get(view.token, snapshot.at)
+            if view.state is not RunState.SUBMITTING:
+                unexplained.append((run, view, None))
+            continue
+        fresh.listed[view.token] = job.reason
+        if view.state is RunState.SUBMITTING:
+            _adopt(run, view, job, snapshot.at)
+            current = read_view(run)
+        change = _decide(config, current, _sighting(job, snapshot.at))
+        if change is not None and change.state is RunState.FAILED and current.attempt is not None:
+            unexplained.append((run, current, job))  # the steps may tell that memory was the cause
+        else:
+            _record(run, change, snapshot.at)
+    if unexplained:
+        _explain(config, runner, unexplained, fresh, snapshot.at)
+    return fresh
+
+
+def _explain(
+    config: Config,
+    runner: Runner,
+    runs: list[tuple[RunDirectory, View, queue.Job | None]],
+    poll: Poll,
+    at: float,
+) -> None:
+    """One sacct for all jobs that vanished or failed without telling why; squeue's word where it is mute."""
+    found: dict[str, list[accounting.AccountedJob]] = {}
+    asked = at - poll.sacct_at >= SACCT_INTERVAL
+    if asked:
+        poll.sacct_at = at
+        try:
+            history = accounting.history(runner, min(view.request.created for _, view, _ in runs) - 60)
+            for record in history.jobs:
+                found.setdefault(record.token, []).append(record)
+        except HpcpoolsError as error:
+            poll.error = error.message
+    for run, view, listed in runs:
+        records = [record for record in found.get(view.token, []) if record.job_id == view.job_id]
+        if records:
+            seen = _accounted(records[-1], listed, at, poll.absent.get(view.token))
+        elif listed is not None:
+            seen = _sighting(listed, at)
+        else:
+            seen = Sighting(at, absent_since=poll.absent.get(view.token))
+        _record(run, _decide(config, view, seen), at)
+
+
+def _own_job(view: View, jobs: list[queue.Job]) -> queue.Job | None:
+    """The run's job among those that carry its token; a reused id without the token is none of ours."""
+    if not view.job_id:
+        return min(jobs, key=lambda job: job.submit or 0.0, default=None)
+    return next((job for job in jobs if job.job_id == view.job_id), None)
+
+
+def _sighting(job: queue.Job, at: float) -> Sighting:
+    reason = "" if job.reason == "None" else job.reason
+    return Sighting(at, job.state, reason, job.exit_code, job.signal, listed=True)
+
+
+def _accounted(
+    record: accounting.AccountedJob, job: queue.Job | None, at: float, absent_since: float | None
+) -> Sighting:
+    return Sighting(
+        at,
+        record.state,
+        "" if job is None else job.reason,
+        record.exit_code,
+        record.signal,
+        listed=job is not None,
+        absent_since=absent_since,
+        step_out_of_memory=record.out_of_memory,
+    )
+
+
+def _decide(config: Config, view: View, seen: Sighting) -> Change | None:
+    return decide(
+        view,
+        seen,
+        lost_after=float(config.slurm.lost_after),
+        provisional_for=float(config.slurm.provisional_for),
+    )
+
+
+def _record(run: RunDirectory, change: Change | None, at: float) -> None:
+    if change is not None:
+        run.record(
+            change.state,
+            at,
+            detail=change.detail,
+            cause=change.cause.value,
+            exit_code=change.exit_code,
+            reason=change.reason,
+        )
+
+
+def _adopt(run: RunDirectory, view: View, job: queue.Job, at: float) -> None:
+    run.submitted(max(0, view.submission), job.job_id, "", at)
+    run.record(RunState.PENDING, at, job_id=job.job_id, reason="found in the queue")
+
+
+def _settle(run: RunDirectory, view: View, now: float) -> View:
+    """The node's end marker is there: write the end into the events, which ends the watch over the run."""
+    facts: dict[str, Any] = {"detail": view.detail, "cause": view.cause.value, "exit_code": view.exit_code}
+    attempt = view.attempt
+    if attempt is not None and attempt.error:
+        facts["reason"] = attempt.error.strip().splitlines()[-1][:200]
+    run.record(view.state, view.since, **facts)
+    return read_view(run)
