@@ -1,0 +1,78 @@
+"""``scan_failed_jobs``: a verdict for every ended run, and an end to uncertain submissions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+from hpcpools import atomic
+from hpcpools.config import Config
+from hpcpools.errors import HpcpoolsError, NotFoundError
+from hpcpools.maintenance.metrics import index
+from hpcpools.redisdb.connect import connect
+from hpcpools.runs import directory
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.states import RunState
+from hpcpools.runs.view import View, read_view
+from hpcpools.training import engine, submit, watch
+
+log = logging.getLogger(__name__)
+
+
+def scan(config: Config) -> dict[str, Any]:
+    """Refresh, classify what ended since the last scan, settle what is still SUBMITTING."""
+    runner = engine.runner(config)
+    slurm = runner if runner.available() else None
+    watch.refresh(config, slurm, max_age=float(config.slurm.poll_interval) / 2)
+    verdicts: Counter[str] = Counter()
+    retryable = []
+    judged = []
+    for token in directory.ended_tokens(config.root):
+        run = RunDirectory(config.root, token)
+        try:
+            view = read_view(run)
+        except NotFoundError:
+            run.ended_mark.unlink(missing_ok=True)
+            continue
+        if not view.state.is_final:
+            continue
+        verdict = judge(view, time.time())
+        atomic.write_json(run.verdict_file, verdict)
+        judged.append((run, view))
+        verdicts[verdict["cause"] or view.state.value] += 1
+        if verdict["retryable"]:
+            retryable.append(token)
+        log.info("action=verdict run=%s state=%s cause=%r", token, view.state.value, view.cause.value)
+    index(config, connect(config), [view for _, view in judged])
+    for run, _ in judged:  # only now: a crash before this repeats the verdict, never loses it
+        run.ended_mark.unlink(missing_ok=True)
+    settled: Counter[str] = Counter()
+    patience = max(map(float, config.slurm.submit_lookups), default=0.0) + 2 * config.slurm.command_timeout
+    for token in directory.live_tokens(config.root) if slurm is not None else ():
+        run = RunDirectory(config.root, token)
+        try:
+            view = read_view(run)
+            overdue = time.time() - view.since > patience and time.time() - view.as_of > patience
+            if view.state is RunState.SUBMITTING and overdue:
+                settled[submit.settle_old(config, runner, run, time.time())] += 1
+        except HpcpoolsError as error:
+            log.warning("action=settle_failed run=%s error=%s", token, error)
+            settled["unknown"] += 1
+    return {"verdicts": dict(verdicts), "retryable": retryable, "settled": dict(settled)}
+
+
+def judge(view: View, at: float) -> dict[str, Any]:
+    """The verdict on an ended run. Pure."""
+    return {
+        "at": at,
+        "state": view.state.value,
+        "detail": view.detail,
+        "cause": view.cause.value,
+        "retryable": view.state is not RunState.COMPLETED and view.cause.retryable,
+        "exit_code": view.exit_code,
+        "reason": view.reason,
+        "attempts": len(view.attempts),
+        "nodes": sorted({attempt.node for attempt in view.attempts if attempt.node}),
+    }
