@@ -1,0 +1,67 @@
+"""How a task ended, in words: what its result, its exception or the end of its process means.
+
+Owns the reasons that users read; pure functions. Refuses results that JSON cannot carry whole.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from typing import Any
+
+from hpcpools.errors import HpcpoolsError, RefusedError
+from hpcpools.short.job import Json
+from hpcpools.textsafe import one_line
+
+MAX_RESULT = 1024 * 1024  # bytes of JSON
+STOPPED = "stopped by user"
+
+
+def check_result(value: Any) -> None:
+    """Raise RefusedError unless the value can be kept as a result."""
+    try:
+        size = len(Json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RefusedError(
+            f"its result ({type(value).__name__}) is not JSON: {one_line(str(error))}",
+            hint="return numbers, strings, lists, dicts; write anything else to a file and return the path",
+        ) from None
+    if size > MAX_RESULT:
+        raise RefusedError(
+            f"its result is {size} bytes of JSON, the limit is {MAX_RESULT}",
+            hint="write it to a file and return the path",
+        )
+
+
+def over(limit: float) -> str:
+    """It did not end in time."""
+    return f"ran over its limit of {limit:g} s"
+
+
+def cause(code: int) -> str:
+    """Its process ended with this exit code (negative: a signal) without a word."""
+    if code >= 0:
+        return f"its process exited with code {code} before the task returned"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    memory = ", perhaps out of memory" if -code == signal.SIGKILL else ""
+    return f"killed by signal {-code} ({name}){memory}"
+
+
+def describe(error: BaseException) -> str:
+    """The exception in one line; our own errors speak for themselves."""
+    if isinstance(error, HpcpoolsError):
+        return one_line(str(error), 2000)
+    return one_line("".join(traceback.format_exception_only(error)).strip(), 2000)
+
+
+def trace(error: BaseException) -> str:
+    """The traceback from the user's first frame on; empty if it was not the user's code."""
+    frame = error.__traceback__
+    while frame and frame.tb_frame.f_globals.get("__name__", "").startswith(("rq.", "hpcpools.short.")):
+        frame = frame.tb_next
+    if frame is None:
+        return ""
+    return "Traceback (most recent call last):\n" + "".join(traceback.format_tb(frame))
