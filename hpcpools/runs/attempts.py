@@ -13,7 +13,8 @@ from hpcpools import atomic
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
 
-Outcome = Literal["completed", "failed", "stopped"]
+# "stopped": it heeded a warning; "killed": TERM or KILL ended it. Neither is final: Slurm names the cause.
+Outcome = Literal["completed", "failed", "stopped", "killed"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Attempt:
 
     @property
     def state(self) -> RunState:
-        """RUNNING, or what the end marker says; a stopped attempt is for Slurm to name."""
+        """RUNNING, or what the end marker says; a stopped or killed attempt is for Slurm to name."""
         if self.outcome == "completed":
             return RunState.COMPLETED
         if self.outcome == "failed":

@@ -156,6 +156,7 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
     if reading.provisional and (seen.listed or seen.at - (seen.absent_since or seen.at) < provisional_for):
         return None
     stopped = marked and attempt is not None and attempt.outcome == "stopped"
+    killed = marked and attempt is not None and attempt.outcome == "killed"
     state, cause = reading.state, reading.cause
     if view.cancel_asked and state is not RunState.COMPLETED:
         state, cause = RunState.CANCELLED, Cause.CANCELLED
@@ -167,7 +168,7 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
         if seen.at - view.as_of < MARKER_GRACE and not seen.absent_since:
             return None
         state, cause = RunState.FAILED, Cause.LOST
-    elif state is RunState.FAILED and cause is Cause.USER_ERROR and seen.signal:
+    elif state is RunState.FAILED and cause is Cause.USER_ERROR and (killed or seen.signal):
         cause = Cause.KILLED
     elif state is RunState.FAILED and cause is Cause.USER_ERROR and attempt is None:
         cause = Cause.LAUNCH_FAILURE
@@ -182,6 +183,8 @@ def _decide_absent(view: View, seen: Sighting, lost_after: float) -> Change | No
         return Change(RunState.CANCELLED, cause=Cause.CANCELLED)
     if view.attempt is not None and view.attempt.outcome == "stopped":
         return Change(RunState.TIMEOUT, cause=Cause.STOPPED)
+    if view.attempt is not None and view.attempt.outcome == "killed":
+        return Change(RunState.FAILED, cause=Cause.KILLED, exit_code=view.attempt.exit_code)
     return Change(RunState.LOST, cause=Cause.LOST, reason="no record in Slurm and no end marker")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Sequence
 
@@ -10,7 +13,7 @@ from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
 from hpcpools.runs.view import View, read_view
 from hpcpools.slurm import submit as slurm
-from hpcpools.training import engine
+from hpcpools.training import engine, localruns
 
 
 def cancel(config: Config, runs: Sequence[RunDirectory]) -> list[View]:
@@ -29,6 +32,9 @@ def cancel(config: Config, runs: Sequence[RunDirectory]) -> list[View]:
         if view.request.engine == "slurm":
             if view.job_id:
                 job_ids.append(view.job_id)
+        elif localruns.here(view) and localruns.alive(view) and view.attempt is not None:
+            with contextlib.suppress(ProcessLookupError):  # just verified to be ours; the slot may KILL
+                os.kill(view.attempt.pid, signal.SIGTERM)
         elif view.attempt is None:
             run.record(RunState.CANCELLED, now, cause=Cause.CANCELLED.value, reason="before it started")
     if job_ids:

@@ -173,16 +173,29 @@ def _child(argv: list[str], run: Run, lock: int | None, *, forward_term: bool) -
         signals.clear()
         if kill_at is not None and time.monotonic() > kill_at:
             child.kill()
-    if (run.path / "cancel.json").exists() and code != 0:
-        return Ending("stopped", STOPPED_EXIT, cause=Cause.CANCELLED)
-    if stopping and code != 0:
-        return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
+    if -code in (signal.SIGTERM, signal.SIGKILL):
+        # Slurm signals all processes of a step at once: our own signal may be a moment behind.
+        give_up = time.monotonic() + 1.0
+        while not (signals or stopping) and time.monotonic() < give_up:
+            time.sleep(0.05)
+    return _ended(
+        code, argv[0], cancelled=(run.path / "cancel.json").exists(), told=stopping or bool(signals)
+    )
+
+
+def _ended(code: int, program: str, *, cancelled: bool, told: bool) -> Ending:
+    """What a child's return code means; negative is the signal that ended it. Pure."""
     if code == 0:
         return Ending("completed")
-    if code < 0:
-        name = signal.Signals(-code).name
-        return Ending("failed", 128 - code, -code, Cause.KILLED, f"{Path(argv[0]).name} was killed by {name}")
-    return Ending("failed", code, cause=Cause.USER_ERROR, error=f"exit code {code}")
+    if cancelled:
+        return Ending("stopped", STOPPED_EXIT, cause=Cause.CANCELLED)
+    if told:
+        return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
+    if code > 0:
+        return Ending("failed", code, cause=Cause.USER_ERROR, error=f"exit code {code}")
+    error = f"{Path(program).name} was killed by {signal.Signals(-code).name}"
+    outcome: Outcome = "killed" if -code in (signal.SIGTERM, signal.SIGKILL) else "failed"
+    return Ending(outcome, 128 - code, -code, Cause.KILLED, error)
 
 
 def _prepare_child() -> None:

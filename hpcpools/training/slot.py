@@ -6,6 +6,7 @@ waits for it. Exclusion itself is the entry's lock on the machine, which outlive
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -15,13 +16,14 @@ import sys
 import threading
 import time
 
+from hpcpools import eventlog
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, UnavailableError
 from hpcpools.runs import directory
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
 from hpcpools.runs.view import View, read_view
-from hpcpools.training import nodeenv, plan
+from hpcpools.training import localruns, plan
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ TERM_GRACE = 10.0  # seconds between TERM and KILL for a cancelled training
 
 def run(config: Config) -> int:
     """Serve until TERM or INT. A training that runs then goes on, and the next slot waits for it."""
+    eventlog.to_stderr()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
@@ -63,24 +66,13 @@ def pending(config: Config) -> list[View]:
             view = read_view(run_directory)
         except HpcpoolsError:
             continue
-        if view.request.engine != "local" or view.state is RunState.SUBMITTING:
+        if not localruns.here(view) or view.state is RunState.SUBMITTING:
             continue
         if view.state.is_final:
-            _close(run_directory, view)
+            _close(run_directory)
         else:
             found.append(view)
     return found
-
-
-def alive(view: View) -> bool:
-    """True if the process that claimed the newest attempt is still that process, on this boot."""
-    attempt = view.attempt
-    return (
-        attempt is not None
-        and attempt.boot == nodeenv.boot_id()
-        and attempt.pid_start != 0
-        and nodeenv.process_start(attempt.pid) == attempt.pid_start
-    )
 
 
 def _machine_free(config: Config) -> bool:
@@ -105,7 +97,10 @@ def _start(config: Config, view: View, stop: threading.Event) -> None:
     # A session of its own: the training outlives this slot, and the next one finds it by its claim.
     safe_path = ["-P"] if sys.version_info >= (3, 11) else []
     argv = [sys.executable, *safe_path, "-m", "hpcpools.training.local", str(run_directory.path)]
-    launcher = subprocess.Popen(argv, start_new_session=True, stdin=subprocess.DEVNULL)
+    with (run_directory.submitit / "launcher.log").open("ab") as output:
+        launcher = subprocess.Popen(
+            argv, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
     log.info("action=training_started run=%s pid=%d", view.token, launcher.pid)
     _watch(config, view, launcher, stop)
 
@@ -118,52 +113,30 @@ def _watch(
     term_at = 0.0
     while not stop.is_set():
         view = read_view(run_directory)
-        ended = launcher.poll() is not None if launcher else not alive(view)
+        ended = launcher.poll() is not None if launcher else not localruns.alive(view)
         if ended:
             break
-        if view.cancel_asked and alive(view):
+        if view.cancel_asked and localruns.alive(view):
             term_at = _end_cancelled(view, term_at)
         elif view.cancel_asked and launcher is not None and view.attempt is None:
             launcher.terminate()  # its entry waits for the machine's lock
         stop.wait(TICK)
     else:
         return
-    _close(run_directory, read_view(run_directory))
+    _close(run_directory)
 
 
 def _end_cancelled(view: View, term_at: float) -> float:
     """TERM once, KILL after the grace; the pid was verified to be ours just before."""
     pid = view.attempt.pid if view.attempt else 0
-    if not term_at:
-        os.kill(pid, signal.SIGTERM)
-        return time.monotonic()
-    if time.monotonic() - term_at > TERM_GRACE:
-        os.kill(pid, signal.SIGKILL)
-    return term_at
+    with contextlib.suppress(ProcessLookupError):
+        if not term_at:
+            os.kill(pid, signal.SIGTERM)
+        elif time.monotonic() - term_at > TERM_GRACE:
+            os.kill(pid, signal.SIGKILL)
+    return term_at or time.monotonic()
 
 
-def _close(run_directory: RunDirectory, view: View) -> None:
-    """Record the end: the marker's word, else what the clock and the cancel mark tell."""
-    now = time.time()
-    attempt = view.attempt
-    if view.state.is_final:
-        state, cause = view.state, view.cause
-    elif view.cancel_asked:
-        state, cause = RunState.CANCELLED, Cause.CANCELLED
-    elif attempt is not None and now - attempt.started >= view.request.resources.minutes * 60 - 2:
-        state, cause = RunState.TIMEOUT, Cause.TIME_LIMIT
-    elif attempt is not None and attempt.outcome == "stopped":
-        state, cause = RunState.TIMEOUT, Cause.STOPPED
-    elif attempt is None:
-        state, cause = RunState.FAILED, Cause.LAUNCH_FAILURE
-    else:
-        state, cause = RunState.FAILED, Cause.KILLED
-    error = attempt.error.strip().splitlines() if attempt and attempt.error else []
-    run_directory.record(
-        state,
-        (attempt.ended if attempt else None) or now,
-        cause=cause.value,
-        exit_code=attempt.exit_code if attempt else None,
-        reason=error[-1][:200] if error else "",
-    )
-    log.info("action=training_ended run=%s state=%s cause=%r", view.token, state.value, cause.value)
+def _close(run_directory: RunDirectory) -> None:
+    view = localruns.close(run_directory)
+    log.info("action=training_ended run=%s state=%s cause=%r", view.token, view.state.value, view.cause.value)

@@ -24,6 +24,7 @@ from hpcpools.runs.states import RunState
 from hpcpools.runs.view import Change, Sighting, View, decide, read_view
 from hpcpools.slurm import accounting, queue
 from hpcpools.slurm.command import Runner
+from hpcpools.training import localruns
 
 SACCT_INTERVAL = 60.0
 BACKOFF_LIMIT = 600.0
@@ -64,8 +65,13 @@ def refresh(config: Config, runner: Runner | None, *, max_age: float, now: float
             run = RunDirectory(config.root, token)
             with contextlib.suppress(HpcpoolsError):
                 runs.append((run, read_view(run)))
-    ended = [_settle(run, view, now) for run, view in runs if view.state.is_final]
-    live = [(run, view) for run, view in runs if not view.state.is_final]
+    ended = []
+    live = []
+    for run, view in runs:
+        if view.state.is_final or _died_here(view):
+            ended.append(localruns.close(run) if localruns.here(view) else _settle(run, view))
+        else:
+            live.append((run, view))
     poll = load_poll(config.root)
     wanted = [(run, view) for run, view in live if view.request.engine == "slurm"]
     if wanted and runner is not None and now - poll.at >= max_age and now >= poll.next_try:
@@ -231,7 +237,12 @@ def _adopt(run: RunDirectory, view: View, job: queue.Job, at: float) -> None:
     run.record(RunState.PENDING, at, job_id=job.job_id, reason="found in the queue")
 
 
-def _settle(run: RunDirectory, view: View, now: float) -> View:
+def _died_here(view: View) -> bool:
+    """A local training whose process is gone, whoever was to watch it."""
+    return localruns.here(view) and view.attempt is not None and not localruns.alive(view)
+
+
+def _settle(run: RunDirectory, view: View) -> View:
     """The node's end marker is there: write the end into the events, which ends the watch over the run."""
     facts: dict[str, Any] = {"detail": view.detail, "cause": view.cause.value, "exit_code": view.exit_code}
     attempt = view.attempt
