@@ -1,0 +1,162 @@
+"""`hpcpools train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpcpools.cli.output import dry_run_option, load_config, note, show_json
+
+if TYPE_CHECKING:
+    from hpcpools.config import Config
+
+COMMAND = "hpcpools.command"  # key in click's context: the words after --
+
+
+class TrainCommand(click.Command):
+    """Everything after ``--`` is the user's command line, untouched by our option parser."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split at the first ``--``."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[COMMAND] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=TrainCommand,
+    epilog="""\b
+Examples:
+  hpcpools train tasks:train_model lr=1e-3 --gpus 8
+  hpcpools train --gpus 4 --time 12:00:00 -- python train.py --lr 1e-3""",
+)
+@click.argument("target", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME=VALUE]... [-- COMMAND...]")
+@click.option("--gpus", type=click.IntRange(0, 1024), help="GPUs of the node; all of them if left out.")
+@click.option("--time", metavar="TIME", help="Wall time: 12h, 90m, HH:MM:SS or D-HH:MM:SS.")
+@click.option("--partition", "-p", default="", help="Slurm partition.")
+@click.option("--account", "-A", default="", help="Slurm account.")
+@click.option("--qos", default="", help="Slurm quality of service.")
+@click.option("--constraint", "-C", default="", help="Node features.")
+@click.option(
+    "--cpus", type=click.IntRange(1, 4096), help="CPUs (local slot only; on Slurm all of the node)."
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["auto", "elastic", "single"]),
+    default=None,
+    help="elastic: one process per GPU through torch; single: one process.",
+)
+@click.option("--label", default="", help="A name for people.")
+@click.option(
+    "--on",
+    type=click.Choice(["auto", "slurm", "local"]),
+    default="auto",
+    show_default=True,
+    help="Which engine runs it.",
+)
+@click.option(
+    "--check", is_flag=True, help="Check everything (also with sbatch --test-only); submit nothing."
+)
+@click.option("--wait", "wait_", is_flag=True, help="Wait for the end; exit 0 only if it completed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@dry_run_option
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    target: str | None,
+    arguments: tuple[str, ...],
+    on: Any,
+    check: bool,
+    wait_: bool,
+    as_json: bool,
+    dry_run: bool,
+    time: str | None,
+    **given: Any,
+) -> None:
+    """Submit a training: TARGET is package.module:function; or a COMMAND after --.
+
+    One exclusive node, one attempt at a time. Prints the run's token at once; the training is then in
+    Slurm's hands (or waits for the local slot).
+    """
+    from hpcpools import durations
+    from hpcpools.training import engine, submit
+    from hpcpools.training.plan import Options
+
+    config = load_config()
+    where = engine.choose(config, on)
+    minutes = None if time is None else durations.minutes(time)
+    options = Options(minutes=minutes, **{**given, "launcher": given["launcher"] or ""})
+    request = _plan(config, target, arguments, ctx.meta.get(COMMAND), options, where)
+    if dry_run:
+        click.echo(submit.script(config, request) if where == "slurm" else _local_plan(request), nl=False)
+        return
+    if check:
+        from hpcpools.training.check import check as run_checks
+
+        for line in run_checks(config, request):
+            click.echo(f"ok  {line}")
+        return
+    if where == "local" and (given["gpus"] or 0) > request.resources.gpus:
+        note(f"this machine has {request.resources.gpus} GPUs; {given['gpus']} were asked for")
+    run = submit.submit(config, request, note)
+    if where == "local":
+        _need_slot(config)
+    if as_json:
+        from hpcpools.maintenance.metrics import summary
+        from hpcpools.runs.view import read_view
+
+        show_json(summary(config, read_view(run)))
+    else:
+        click.echo(run.token)
+        note(f"follow it: hpcpools logs {run.token} -f")
+    if wait_:
+        from hpcpools.cli.act import wait_for
+
+        wait_for(config, [run.token], None)
+
+
+def _plan(
+    config: Config,
+    target: str | None,
+    arguments: tuple[str, ...],
+    command: tuple[str, ...] | None,
+    options: Any,
+    where: Any,
+) -> Any:
+    from hpcpools import catalog, textsafe
+    from hpcpools.errors import UsageError
+    from hpcpools.training import plan
+
+    if command and target is None:
+        return plan.plan_command(config, command, options, where)
+    if target is None or command is not None:
+        raise UsageError(
+            "what shall be trained?", hint="either package.module:function NAME=VALUE..., or -- COMMAND"
+        )
+    named = textsafe.key_values(arguments)
+    textsafe.callable_name(target)
+    return plan.plan_callable(config, catalog.load(config), target, named, options=options, engine=where)
+
+
+def _local_plan(request: Any) -> str:
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(request)).decode()
+    return f"# the local slot would run this request\n{text}\n"
+
+
+def _need_slot(config: Config) -> None:
+    """Start the services for the user, so that the local slot serves the run."""
+    from hpcpools.services import control
+
+    if not config.services.autostart:
+        return
+    states = {state.name: state.state for state in control.ps(config)}
+    if states.get("slot") != "running":
+        note("starting the local services (`hpcpools down` stops them)")
+        control.up(config, engine="local")
