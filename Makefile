@@ -1,0 +1,60 @@
+# hpcpools: everything a developer types. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+TORCH_SPEC ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+LAB := $(PYTHON) tests/cluster/lab.py
+
+.PHONY: help venv demo test packages lint types quick cluster-up cluster-down shell bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## short tasks answer at once while a training runs: watch it, about 4 minutes
+	$(BIN)/python -m hpcpools.demo
+
+test: packages $(STAMP) lint types ## packages, lint, types, all tests against a real Slurm; stops what it started (root)
+	@keep=; if $(LAB) status >/dev/null; then keep=1; fi; \
+	trap '$(LAB) down --variant plain >/dev/null; [ "$$keep" ] || $(LAB) down >/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	HPCPOOLS_REQUIRE_LAB=1 $(BIN)/pytest $(PYTEST_ARGS)
+
+quick: $(STAMP) ## only the tests that need no Slurm
+	$(BIN)/pytest -m "not slurm" $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+venv: $(STAMP) ## .venv with hpcpools (editable) and everything optional
+
+$(STAMP): pyproject.toml
+	@PYTHON=$(PYTHON) tests/cluster/install.sh venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q '$(TORCH_SPEC)'
+	$(BIN)/python -m pip install -q -e '.[torch,dashboard,embedded-redis,demo,dev]'
+	@touch $@
+
+packages:
+	@PYTHON=$(PYTHON) tests/cluster/install.sh
+
+cluster-up: packages ## a real four-node Slurm with fake GPUs on this machine (root or sudo)
+	@$(SUDO) $(LAB) up
+
+cluster-down: ## stop it
+	@$(SUDO) $(LAB) down
+
+shell: packages ## your shell on that cluster; brings it up if needed
+	@$(LAB) status >/dev/null || $(SUDO) $(LAB) up; $(LAB) shell
+
+bench: $(STAMP) ## run benchmarks/*.py one after another
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## remove .venv, caches and builds
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache && find . -name __pycache__ -type d -prune -exec rm -rf {} +

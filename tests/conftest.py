@@ -1,0 +1,95 @@
+"""What all tests share: the Slurm lab, and a user's project with its command line as a subprocess."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.project import Project
+
+pytest_plugins = ["tests.cluster.plugin"]
+
+
+@pytest.fixture(autouse=True)
+def _no_inherited_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own configuration or cluster must not leak into a test."""
+    for name in list(os.environ):
+        if name.startswith(("HPCPOOLS_", "SLURM_")) and name != "HPCPOOLS_REQUIRE_LAB":
+            monkeypatch.delenv(name)
+
+
+@contextlib.contextmanager
+def state_home() -> Iterator[str]:
+    """A short path: a unix socket's is limited to about 100 bytes."""
+    folder = tempfile.mkdtemp(prefix="hp-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Iterator[Project]:
+    """A project on a machine with no Slurm on PATH."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "sh", "env", "cat", "sleep", "true", "false", "redis-server", "git"):
+        if found := shutil.which(name):
+            (programs / name).symlink_to(found)
+    with state_home() as state:
+        project = Project(tmp_path / "project", {"PATH": str(programs), "XDG_STATE_HOME": state})
+        try:
+            yield project
+        finally:
+            project.close()
+
+
+SITE = """
+[training]
+partition = "{partition}"
+time = "5m"
+signal_lead = "10s"
+
+[training.partitions.{partition}]
+gpus_per_node = {gpus}
+max_time = "1-00:00:00"
+
+[slurm]
+poll_interval = "2s"
+submit_lookups = [2, 5, 10]
+lost_after = "5s"
+provisional_for = "10s"
+"""
+
+
+@contextlib.contextmanager
+def _on(cluster: Cluster, folder: Path) -> Iterator[Project]:
+    settings = SITE.format(partition=cluster.partition, gpus=cluster.gpus_per_node)
+    with state_home() as state:
+        project = Project(folder / "project", {**cluster.env, "XDG_STATE_HOME": state}, settings)
+        try:
+            yield project
+        finally:
+            cluster.heal()
+            project.close()
+
+
+@pytest.fixture
+def site(cluster: Cluster, tmp_path: Path) -> Iterator[Project]:
+    """A project on the cluster with accounting."""
+    with _on(cluster, tmp_path) as project:
+        yield project
+
+
+@pytest.fixture
+def plain_site(plain_cluster: Cluster, tmp_path: Path) -> Iterator[Project]:
+    """A project on the cluster without accounting: sacct refuses."""
+    with _on(plain_cluster, tmp_path) as project:
+        yield project
