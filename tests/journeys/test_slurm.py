@@ -1,0 +1,176 @@
+"""Trainings on a real Slurm: every way to end, whole nodes, requeue, and what the node sees."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.cluster.cluster import Cluster
+from tests.project import Project
+
+
+def test_a_training_gets_the_whole_node(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """All GPUs and CPUs of the node, torch's variables, no inherited job, no secret, no Redis."""
+    inherited = {"SLURM_JOB_ID": "999999", "SLURM_NTASKS": "7", "RANK": "5", "CANARY_TOKEN": "xyzzy-canary"}
+    site.env.update(inherited)
+    token = site.train("usertasks:see")
+    site.cli("wait", token)
+    seen = site.json("result", token)
+    assert len(seen["devices"].split(",")) == cluster.gpus_per_node
+    assert seen["env"]["SLURM_CPUS_PER_TASK"] == seen["env"]["SLURM_CPUS_ON_NODE"] == "8"
+    assert seen["env"]["SLURM_JOB_ID"] != "999999"
+    assert seen["env"]["SLURM_NTASKS"] == "1"
+    assert seen["torch"][0] == "127.0.0.1"
+    assert seen["torch"][1:] == ["0", "1", "0"]
+    assert seen["secret"] == []
+    assert seen["redis"] is False
+    shown = site.json("show", token)
+    assert (shown["state"], shown["exit_code"], shown["engine"]) == ("COMPLETED", 0, "slurm")
+    assert shown["node"] in cluster.nodes
+    for path in (site.root / token).rglob("*"):
+        assert not path.is_file() or b"xyzzy-canary" not in path.read_bytes()
+
+
+def test_the_token_is_in_the_job_s_name_and_comment(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """The identity of a run outside Redis and outside Slurm's reused ids."""
+    token = site.train("usertasks:hold", f"until={tmp_path / 'go'}")
+    shown = cluster.run("scontrol", "show", "job", site.json("show", token)["job_id"]).stdout
+    assert f"JobName={token}" in shown
+    assert f"Comment={token}" in shown
+    assert "OverSubscribe=NO" in shown
+    (tmp_path / "go").write_text("")
+    site.cli("wait", token)
+
+
+def test_a_failed_training(site: Project) -> None:
+    """FAILED, exit code 1, a user error, not retryable; the verdict is kept by the scan."""
+    token = site.train("usertasks:fail")
+    assert site.cli("wait", token, check=False).returncode == 5
+    shown = site.json("show", token)
+    assert (shown["state"], shown["cause"], shown["exit_code"]) == ("FAILED", "user error", 1)
+    assert "made of cheese" in shown["reason"]
+    assert "Traceback" in site.cli("logs", token).stdout
+    site.cli("up", "redis")
+    assert site.json("upkeep", "scan_failed_jobs")["verdicts"]["user error"] == 1
+    verdict = site.json("show", token)["verdict"]
+    assert (verdict["retryable"], verdict["cause"]) == (False, "user error")
+
+
+def test_cancelled_by_us_and_by_scancel(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """Both end CANCELLED; ours keeps the wish on record."""
+    ours, theirs = (site.train("usertasks:hold", f"until={tmp_path / 'never'}") for _ in range(2))
+    for token in (ours, theirs):
+        site.until_state(token, "RUNNING")
+    site.cli("cancel", ours)
+    cluster.run("scancel", site.json("show", theirs)["job_id"])
+    for token in (ours, theirs):
+        site.until_state(token, "CANCELLED", timeout=90)
+        assert site.json("show", token)["cause"] == "cancelled"
+
+
+def test_the_time_limit(site: Project, tmp_path: Path) -> None:
+    """A training deaf to the warning runs into its limit: TIMEOUT, retryable."""
+    token = site.train("usertasks:deaf", f"until={tmp_path / 'never'}", "--time", "1m")
+    site.until_state(token, "TIMEOUT", timeout=150)
+    assert site.json("show", token)["cause"] == "time limit"
+    site.cli("up", "redis")
+    assert token in site.json("upkeep", "scan_failed_jobs")["retryable"]
+
+
+def test_two_trainings_never_share_a_node(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """Four trainings of one GPU each on three nodes: three run, each on a node of its own; one waits."""
+    go = tmp_path / "go"
+    tokens = [site.train("usertasks:hold", f"until={go}", "--gpus", "1") for _ in range(4)]
+    states = site.until(
+        lambda: (
+            sorted(found)
+            if (found := [row["state"] for row in site.json("runs")["runs"]]).count("RUNNING") == 3
+            else None
+        ),
+        "three run",
+    )
+    assert states == ["PENDING", "RUNNING", "RUNNING", "RUNNING"]
+    nodes = [row["node"] for row in site.json("runs", "--state", "RUNNING")["runs"]]
+    assert len(set(nodes)) == 3
+    go.write_text("")
+    site.cli("wait", *tokens)
+    assert {site.state(token) for token in tokens} == {"COMPLETED"}
+
+
+def test_a_requeued_training_resumes(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """scontrol requeue: the same run, a second attempt with its own log, from the newest checkpoint."""
+    (site.folder / "script.py").write_text(
+        "import time, hpcpools\n"
+        "from pathlib import Path\n"
+        "run = hpcpools.current_run()\n"
+        "found = run.resume()\n"
+        "print('resumed at', found.step if found else None, flush=True)\n"
+        "if not found:\n"
+        "    with run.checkpoint(41) as folder: (folder / 'x').write_text('x')\n"
+        f"while not Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.05)\n"
+    )
+    import sys
+
+    token = site.train("--gpus", "1", "--launcher", "single", "--", sys.executable, "script.py")
+    site.until(lambda: "resumed at None" in site.cli("logs", token).stdout, "the first attempt")
+    site.until(lambda: site.json("show", token)["checkpoints"], "its checkpoint")
+    job_id = site.json("show", token)["job_id"]
+    cluster.run("scontrol", "requeue", job_id)
+    (tmp_path / "go").write_text("")
+    site.until(lambda: len(site.json("show", token)["attempts"]) == 2, "a second attempt", timeout=90)
+    site.cli("wait", token)
+    shown = site.json("show", token)
+    assert (shown["state"], shown["job_id"]) == ("COMPLETED", job_id)
+    assert [attempt["restart"] for attempt in shown["attempts"]] == [0, 1]
+    assert "resumed at None" in site.cli("logs", token, "--attempt", "1").stdout
+    assert "resumed at 41" in site.cli("logs", token, "--attempt", "2").stdout
+
+
+def test_one_process_per_gpu(site: Project) -> None:
+    """Two GPUs: two ranks through torch's elastic launcher, which can talk; rank 0's value is kept."""
+    token = site.train("usertasks:ranks")
+    site.cli("wait", token)
+    assert site.json("result", token) == [[0, 0, True], [1, 1, True]]
+    shown = site.json("show", token)
+    assert [item["step"] for item in shown["checkpoints"]] == [1]
+
+
+def test_the_script_is_shown_and_tested(site: Project, cluster: Cluster) -> None:
+    """--dry-run prints what would be sent and makes nothing; --check asks sbatch --test-only."""
+    script = site.cli("train", "usertasks:learn", "--gpus", "2", "--dry-run").stdout
+    assert script.startswith("#!/bin/bash")
+    for line in ("--exclusive", "--gpus-per-node=2", "--mem=0", "--nodes=1", "--ntasks-per-node=1"):
+        assert f"#SBATCH {line}\n" in script
+    assert "--wckey" not in script
+    assert re.search(r"#SBATCH --comment=hp-\w{26}\n", script)
+    checked = site.cli("train", "usertasks:learn", "--check").stdout
+    assert "to start at" in checked
+    assert not site.root.exists() or not list(site.root.glob("hp-*"))
+    assert cluster.jobs() == {}
+
+
+def test_init_asks_the_site(site: Project, cluster: Cluster) -> None:
+    """Partitions, GPUs per node and limits stand in the new file, which is valid."""
+    (site.folder / "hpcpools.toml").unlink()
+    site.cli("init", "--module", "usertasks")
+    text = (site.folder / "hpcpools.toml").read_text()
+    assert 'partition = "gpu"' in text
+    assert "[training.partitions.gpu]" in text
+    assert "gpus_per_node = 4" in text
+    assert 'max_time = "1-00:00:00"' in text
+    assert site.cli("init", check=False).returncode == 2
+    assert "usertasks:learn" in site.cli("tasks").stdout
+
+
+def test_without_accounting(plain_site: Project, plain_cluster: Cluster, tmp_path: Path) -> None:
+    """sacct refuses: completed, failed and cancelled are still told apart."""
+    good = plain_site.train("usertasks:learn")
+    bad = plain_site.train("usertasks:fail")
+    plain_site.cli("wait", good)
+    plain_site.cli("wait", bad, check=False)
+    assert plain_site.state(good) == "COMPLETED"
+    assert plain_site.json("show", bad)["cause"] == "user error"
+    gone = plain_site.train("usertasks:hold", f"until={tmp_path / 'never'}")
+    plain_site.until_state(gone, "RUNNING")
+    plain_cluster.run("scancel", plain_site.json("show", gone)["job_id"])
+    plain_site.until_state(gone, "CANCELLED", timeout=90)
