@@ -49,11 +49,13 @@ def train_model(run: Run, data: str, seconds: float = 60.0, lr: float = 1e-3) ->
     epoch = first
     while epochs is None or epoch <= epochs:
         loss = _epoch(model, optimizer, x, y)
-        if epochs is None:  # the machine's speed decides how many epochs fit
-            epochs = first + max(10, int(seconds / (time.monotonic() - began)))
+        if epoch == first:
+            began = time.monotonic()  # the first epoch also warms torch up
+        elif epoch == first + 5:  # the machine's speed decides how many epochs fit
+            epochs = epoch + max(10, int(seconds * 5 / (time.monotonic() - began)))
         run.log(step=epoch, total=epochs, loss=loss)
-        last = epoch >= epochs or run.should_stop
-        if epoch % max(1, epochs // 8) == 0 or last:
+        last = epoch == epochs or run.should_stop
+        if last or (epochs is not None and epoch % max(1, epochs // 8) == 0):
             with run.checkpoint(epoch, loss=loss) as folder:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save(state, folder / "state.pt")
