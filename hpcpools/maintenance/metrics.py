@@ -18,9 +18,6 @@ from hpcpools.training import engine, watch
 if TYPE_CHECKING:
     from redis import Redis
 
-INDEX = keys.key("index")  # hash: run token → summary as JSON
-INDEX_AS_OF = keys.key("index", "as_of")  # string: epoch seconds of the last update
-
 
 def update(config: Config) -> dict[str, Any]:
     """Refresh all live runs and index them; a wiped index is rebuilt from the run directories."""
@@ -31,7 +28,7 @@ def update(config: Config) -> dict[str, Any]:
     views = {view.token: view for view in (*seen.views, *seen.ended)}
     connection = connect(config)
     # What another process saw end is on the ended list; a wiped index is rebuilt from all directories.
-    whole = not connection.exists(INDEX)
+    whole = not connection.exists(keys.INDEX)
     more = directory.tokens(config.root) if whole else directory.ended_tokens(config.root)
     for token in more:
         if token not in views:
@@ -46,8 +43,8 @@ def index(config: Config, connection: Redis, views: list[View]) -> None:
     rows = {view.token: json.dumps(summary(config, view)) for view in views}
     with connection.pipeline(transaction=True) as pipeline:
         if rows:
-            pipeline.hset(INDEX, mapping=rows)  # type: ignore[arg-type]
-        pipeline.set(INDEX_AS_OF, time.time())
+            pipeline.hset(keys.INDEX, mapping=rows)  # type: ignore[arg-type]
+        pipeline.set(keys.INDEX_AS_OF, time.time())
         pipeline.execute()
 
 

@@ -15,15 +15,9 @@ def key(*parts: str) -> str:
     return PREFIX + ":".join(parts)
 
 
-RUNS = key("runs")  # sorted set: run token by time of submission, the index `reconcile` rebuilds
+INDEX = key("index")  # hash: run token → summary as JSON, rebuilt from the run directories when gone
+INDEX_AS_OF = key("index", "as_of")  # string: epoch seconds of the last update
 SCHEDULER_LEASE = key("scheduler", "lease")  # string with a TTL: the owner token of the one live scheduler
-SCHEDULER_BEAT = key("scheduler", "beat")  # hash: when each schedule last fired
-WORKERS = key("workers")  # hash: what each short worker does now
-
-
-def run(token: str) -> str:
-    """Hash: the indexed facts of one run, each with its age."""
-    return key("run", token)
 
 
 def slot(schedule: str, number: int) -> str:

@@ -13,8 +13,8 @@ from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request
 from hpcpools.runs.states import Cause, RunState, read_slurm
 
-# How long a job that Slurm calls COMPLETED may lack its end marker: the attribute cache of NFS (nfs(5)).
-MARKER_GRACE = 120.0
+# How long after a job's end its end marker may be invisible here: the attribute cache of NFS (nfs(5)).
+MARKER_GRACE = 60.0
 # A squeue answer this old (seconds) may have been overtaken by the node's own start record.
 OVERTAKEN = 5.0
 
@@ -56,6 +56,7 @@ class Sighting:
     reason: str = ""
     exit_code: int | None = None
     signal: int | None = None
+    ended: float | None = None  # when Slurm says it ended
     listed: bool = False  # squeue still holds the job: a provisional end may become a requeue
     absent_since: float | None = None
     step_out_of_memory: bool = False
@@ -158,21 +159,27 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
     stopped = marked and attempt is not None and attempt.outcome == "stopped"
     killed = marked and attempt is not None and attempt.outcome == "killed"
     state, cause = reading.state, reading.cause
-    if view.cancel_asked and state is not RunState.COMPLETED:
+    if view.cancel_asked:
         state, cause = RunState.CANCELLED, Cause.CANCELLED
+    elif not marked and state in (RunState.COMPLETED, RunState.FAILED) and _marker_may_come(seen):
+        return None
     elif stopped and state in (RunState.FAILED, RunState.COMPLETED) and not reading.provisional:
         state, cause = RunState.TIMEOUT, Cause.STOPPED
     elif seen.step_out_of_memory:
         state, cause = RunState.OUT_OF_MEMORY, Cause.OUT_OF_MEMORY
     elif state is RunState.COMPLETED:
-        if seen.at - view.as_of < MARKER_GRACE and not seen.absent_since:
-            return None
         state, cause = RunState.FAILED, Cause.LOST
     elif state is RunState.FAILED and cause is Cause.USER_ERROR and (killed or seen.signal):
         cause = Cause.KILLED
     elif state is RunState.FAILED and cause is Cause.USER_ERROR and attempt is None:
         cause = Cause.LAUNCH_FAILURE
     return Change(state, seen.word, cause, seen.exit_code, seen.reason)
+
+
+def _marker_may_come(seen: Sighting) -> bool:
+    """The node writes the marker before the job ends; the shared file system may show it later."""
+    ended = seen.ended or seen.absent_since or seen.at
+    return seen.at - ended < MARKER_GRACE
 
 
 def _decide_absent(view: View, seen: Sighting, lost_after: float) -> Change | None:

@@ -193,7 +193,7 @@ def _own_job(view: View, jobs: list[queue.Job]) -> queue.Job | None:
 
 def _sighting(job: queue.Job, at: float) -> Sighting:
     reason = "" if job.reason == "None" else job.reason
-    return Sighting(at, job.state, reason, job.exit_code, job.signal, listed=True)
+    return Sighting(at, job.state, reason, job.exit_code, job.signal, job.end, listed=True)
 
 
 def _accounted(
@@ -205,6 +205,7 @@ def _accounted(
         "" if job is None else job.reason,
         record.exit_code,
         record.signal,
+        record.end,
         listed=job is not None,
         absent_since=absent_since,
         step_out_of_memory=record.out_of_memory,

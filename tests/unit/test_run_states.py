@@ -93,16 +93,17 @@ def test_the_end_marker_beats_slurm() -> None:
 
 def test_completed_without_a_marker_is_no_success() -> None:
     """The marker may be late on NFS; after the grace it is a failure, not a success."""
-    fresh = replace(RUNNING, as_of=NOW - 10)
-    assert look(fresh, Sighting(NOW, "COMPLETED", listed=True)) is None
-    change = look(replace(RUNNING, as_of=NOW - 200), Sighting(NOW, "COMPLETED", listed=True))
-    assert change is not None
-    assert change.state is RunState.FAILED
+    for word in ("COMPLETED", "FAILED"):
+        assert look(RUNNING, Sighting(NOW, word, ended=NOW - 10, listed=True)) is None
+        change = look(RUNNING, Sighting(NOW, word, ended=NOW - 61, listed=True))
+        assert change is not None
+        assert change.state is RunState.FAILED
 
 
 def test_out_of_memory_is_read_from_the_step() -> None:
     """Slurm calls the job FAILED 1:0 and only the step OUT_OF_MEMORY."""
-    change = look(RUNNING, Sighting(NOW, "FAILED", exit_code=1, step_out_of_memory=True))
+    seen = Sighting(NOW, "FAILED", exit_code=1, ended=NOW - 100, step_out_of_memory=True)
+    change = look(RUNNING, seen)
     assert change is not None
     assert change.state is RunState.OUT_OF_MEMORY
 
@@ -120,6 +121,26 @@ def test_a_cancelled_run_that_vanished_is_cancelled() -> None:
     change = look(replace(RUNNING, cancel_asked=True), Sighting(NOW, absent_since=NOW - 121))
     assert change is not None
     assert change.state is RunState.CANCELLED
+
+
+def test_a_cancelled_run_that_ran_nothing_is_cancelled() -> None:
+    """Its node found the wish and left with 0: Slurm's COMPLETED is no success."""
+    change = look(replace(RUNNING, cancel_asked=True), Sighting(NOW, "COMPLETED", listed=True))
+    assert change is not None
+    assert change.state is RunState.CANCELLED
+
+
+def test_a_killed_training_waits_for_slurm_s_word() -> None:
+    """The node saw its child die of a signal; Slurm tells preemption, limit or plain failure."""
+    killed = replace(RUNNING, attempts=(attempt("killed", Cause.KILLED),))
+    for word, state, cause in (
+        ("FAILED", RunState.FAILED, Cause.KILLED),
+        ("TIMEOUT", RunState.TIMEOUT, Cause.TIME_LIMIT),
+        ("CANCELLED", RunState.CANCELLED, Cause.CANCELLED),
+    ):
+        change = look(killed, Sighting(NOW, word, listed=True))
+        assert change is not None
+        assert (change.state, change.cause) == (state, cause)
 
 
 def test_a_requeued_run_is_pending_again() -> None:

@@ -102,7 +102,7 @@ def test_our_own_server(serve: Callable[..., Config]) -> None:
     """It answers on the socket, keeps bytes, persists every write, evicts nothing and has no port."""
     config = serve()
     client = connect(config)
-    client.set(keys.run("hp-1"), "x")
+    client.set(keys.key("run", "hp-1"), "x")
     assert client.get("hp:run:hp-1") == b"x"
     wanted = {
         "appendonly": "yes",
@@ -162,4 +162,4 @@ def test_key_names() -> None:
     """Our keys have our prefix; an empty part is refused."""
     assert keys.key("a", "b") == "hp:a:b"
     with pytest.raises(ValueError, match="empty part"):
-        keys.run("")
+        keys.key("")
