@@ -215,19 +215,39 @@ def _explain(
 ) -> ConfigError:
     """msgspec's message with its ``$.a.b`` path turned into file, key and value."""
     message, _, where = str(error).partition(" - at `")
-    keys = re.findall(r"[^.\[\]`$]+", where)
+    keys: list[str] = []
     value: Any = data
-    for key in keys:
+    for name, index in re.findall(r"\.([^.\[`]+)|\[(\.\.\.|\d+)\]", where.partition("$")[2]):
+        key = name or (_culprit(data, keys) if index == "..." else index)
+        keys.append(key)
         if isinstance(value, dict):
             value = value.get(key)
         elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
             value = value[int(key)]
+    if where.startswith("key`"):  # the name of an entry is wrong, not its value
+        value = _culprit(data, keys)
+        keys.append(value)
+    elif unknown := re.search(r"unknown field `([^`]+)`", message):
+        keys.append(unknown.group(1))
     dotted = ".".join(keys)
-    source = overlaid.get(dotted) or str(path)
-    if not keys or isinstance(value, dict):
-        unknown = re.search(r"unknown field `([^`]+)`", message)
-        key = ".".join([*keys, unknown.group(1)] if unknown else keys)
-        return ConfigError(
-            f"{source}: {key or 'file'}: {message}", hint="see docs/configuration.md for the keys"
-        )
-    return ConfigError(f"{source}: {dotted} = {value!r}: {message}", hint="see docs/configuration.md")
+    shown = "" if isinstance(value, dict) or not keys else f" = {value!r}"
+    return ConfigError(
+        f"{overlaid.get(dotted) or path}: {dotted or 'file'}{shown}: {message}",
+        hint="docs/configuration.md lists every key",
+    )
+
+
+def _culprit(data: dict[str, Any], keys: list[str]) -> str:
+    """The entry of the table at ``keys`` that is wrong: msgspec says only that one is."""
+    table: Any = data
+    for key in keys:
+        table = table.get(key, {}) if isinstance(table, dict) else {}
+    for name, entry in table.items():
+        only: dict[str, Any] = {name: entry}
+        for key in reversed(keys):
+            only = {key: only}
+        try:
+            msgspec.convert(only, Config, dec_hook=_decode)
+        except msgspec.ValidationError:
+            return str(name)
+    return "?"

@@ -88,9 +88,6 @@ def test_next_due_of_a_schedule_that_nobody_fires_stays_in_the_past() -> None:
         ('[schedule.a]\ncron = "H * * * *"', "plain fields"),
         ('[schedule.a]\ncron = "* * * * * */5"', "five"),
         ('[schedule.a]\ncron = "0 0 30 2 *"', "failed to find next date"),
-        ("[schedule.a]\nevery = 0.5", "whole seconds"),
-        ("[schedule.a]\nevery = 1.5", "whole seconds"),
-        ('[schedule."a.b"]\nevery = 60', "job id"),
     ],
 )
 def test_a_timing_without_slots_is_refused(toml: str, said: str, tmp_path: Path) -> None:
