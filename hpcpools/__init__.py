@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpcpools.api import enqueue, train
     from hpcpools.declare import task, training
-    from hpcpools.short.enqueue import enqueue
     from hpcpools.training.context import Run, current_run
-    from hpcpools.training.handle import RunHandle, train
+    from hpcpools.training.handle import RunHandle
 
 __version__ = "0.1.0"
 __all__ = ["Run", "RunHandle", "current_run", "enqueue", "task", "train", "training"]
@@ -20,9 +20,9 @@ _HOMES = {
     "Run": "hpcpools.training.context",
     "current_run": "hpcpools.training.context",
     "RunHandle": "hpcpools.training.handle",
-    "enqueue": "hpcpools.short.enqueue",
+    "enqueue": "hpcpools.api",
     "task": "hpcpools.declare",
-    "train": "hpcpools.training.handle",
+    "train": "hpcpools.api",
     "training": "hpcpools.declare",
 }
 

@@ -16,7 +16,8 @@ LAYERS = {
     "training": 5, "short": 5,
     "maintenance": 6,
     "services": 7,
-    "cli": 8, "demo": 9, "__main__": 9, "__init__": 9,
+    "api": 8,
+    "cli": 9, "demo": 10, "__main__": 10, "__init__": 10,
 }  # fmt: skip
 
 HOMES = {

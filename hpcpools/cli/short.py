@@ -46,8 +46,8 @@ def enqueue(
     dry_run: bool,
 ) -> None:
     """Give TASK (package.module:function) to the workers; prints the job's id."""
-    from hpcpools import catalog, textsafe
-    from hpcpools.short import enqueue as short
+    from hpcpools import api, catalog, textsafe
+    from hpcpools.services import autostart
 
     config = load_config()
     named = textsafe.json_arguments(textsafe.key_values(arguments))
@@ -56,8 +56,8 @@ def enqueue(
     if dry_run:
         click.echo(f"would enqueue {entry.name} {named} on {queue or entry.queue}")
         return
-    _need_services(config)
-    job = short.enqueue(
+    autostart.for_short(config, note)
+    job = api.enqueue(
         entry.name,
         named,
         config=config,
@@ -74,19 +74,6 @@ def enqueue(
         show_json({"job": job.id, "state": job.state})
     else:
         click.echo(job.id)
-
-
-def _need_services(config: Config) -> None:
-    """On a laptop the services are started for the user; on a login node that is the user's decision."""
-    from hpcpools.redisdb.connect import uses_own_redis
-    from hpcpools.services import control
-    from hpcpools.training import engine
-
-    if not config.services.autostart or not uses_own_redis(config) or control.running(config):
-        return
-    if engine.choose(config) == "local":
-        note("starting the local services (`hpcpools down` stops them)")
-        control.up(config, engine="local")
 
 
 @click.command()

@@ -105,7 +105,9 @@ def train(
         note(f"this machine has {request.resources.gpus} GPUs; {given['gpus']} were asked for")
     run = submit.submit(config, request, note)
     if where == "local":
-        _need_slot(config)
+        from hpcpools.services import autostart
+
+        autostart.for_training(config, note)
     if as_json:
         from hpcpools.maintenance.metrics import summary
         from hpcpools.runs.view import read_view
@@ -148,15 +150,3 @@ def _local_plan(request: Any) -> str:
 
     text = msgspec.json.format(msgspec.json.encode(request)).decode()
     return f"# the local slot would run this request\n{text}\n"
-
-
-def _need_slot(config: Config) -> None:
-    """Start the services for the user, so that the local slot serves the run."""
-    from hpcpools.services import control
-
-    if not config.services.autostart:
-        return
-    states = {state.name: state.state for state in control.ps(config)}
-    if states.get("slot") != "running":
-        note("starting the local services (`hpcpools down` stops them)")
-        control.up(config, engine="local")

@@ -124,6 +124,7 @@ def _apply_node(view: View) -> View:
             as_of=attempt.ended,
             cause=attempt.cause,
             exit_code=attempt.exit_code,
+            reason=last_line(attempt.error),
         )
     if attempt.ended is None and attempt.started >= view.since and view.state is not RunState.RUNNING:
         return replace(view, state=RunState.RUNNING, since=attempt.started, as_of=attempt.started, reason="")
@@ -135,9 +136,7 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
     attempt = view.attempt
     marked = attempt is not None and attempt.submission == view.submission and attempt.ended is not None
     if marked and attempt is not None and attempt.state.is_final:  # the end marker beats Slurm's records
-        return Change(
-            attempt.state, seen.word, attempt.cause, attempt.exit_code, _first_line_of_error(attempt.error)
-        )
+        return Change(attempt.state, seen.word, attempt.cause, attempt.exit_code, last_line(attempt.error))
     if not seen.word:
         return _decide_absent(view, seen, lost_after)
     reading = read_slurm(seen.word)
@@ -195,7 +194,7 @@ def _decide_absent(view: View, seen: Sighting, lost_after: float) -> Change | No
     return Change(RunState.LOST, cause=Cause.LOST, reason="no record in Slurm and no end marker")
 
 
-def _first_line_of_error(error: str) -> str:
-    """The last line of a traceback names the exception."""
+def last_line(error: str) -> str:
+    """The last line of a traceback, which names the exception; "" for no text."""
     lines = [line for line in error.strip().splitlines() if line.strip()]
     return lines[-1].strip()[:200] if lines else ""

@@ -1,4 +1,4 @@
-"""The Python face of the short pool: ``hpcpools.enqueue(...)`` and the handle that it returns.
+"""Giving a job to the short pool, and the handle of a job.
 
 Owns every check before a job is written, and waiting for its end. Refuses what is not declared, does not
 fit the function, or is not plain JSON.
@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rq.command import send_command
@@ -19,7 +19,6 @@ from rq.exceptions import DuplicateJobError
 from rq.results import Result
 
 from hpcpools import catalog, durations
-from hpcpools import config as configuration
 from hpcpools.config import Config
 from hpcpools.errors import NotFoundError, RefusedError, RunFailedError, UsageError, WaitTimeoutError
 from hpcpools.redisdb.connect import connect
@@ -35,46 +34,6 @@ ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOOK = 1.0  # seconds: a job can also end without a result, so a waiting process looks this often
 _STOP = 3.0  # seconds to wait for a running job to be stopped
-
-
-def enqueue(
-    task: str | Callable[..., Any],
-    arguments: Mapping[str, Any] | None = None,
-    /,
-    *,
-    config: Config | None = None,
-    queue: str | None = None,
-    at_front: bool = False,
-    timeout: str | float | None = None,
-    retries: int | None = None,
-    job_id: str | None = None,
-    **named: Any,
-) -> ShortJob:
-    """Give a declared short task to the workers; ``enqueue("pkg.mod:evaluate", ckpt="a.pt").result()``.
-
-    Args:
-        task: ``package.module:function``, or the function itself.
-        arguments: the task's arguments; needed only for those named like an option here.
-        config: the configuration; found as the command line finds it if None.
-        queue: instead of the one it is routed to.
-        at_front: before the jobs that wait already.
-        timeout: the longest it may run, seconds or ``"5m"``, rounded up to whole seconds.
-        retries: how often it is tried again: at once, then after 10 s, 60 s and every 5 min. The delayed
-            tries need the scheduler service.
-        job_id: your own id, to make a repeated call harmless: an equal job is not enqueued twice.
-        named: the task's arguments, plain JSON values.
-
-    Raises RefusedError, UsageError, ConfigError, PermissionsError, RedisUnavailableError.
-    """
-    return Client.of(config or configuration.load()).enqueue(
-        task,
-        _merged(arguments or {}, named),
-        queue=queue,
-        at_front=at_front,
-        timeout=timeout,
-        retries=retries,
-        job_id=job_id,
-    )
 
 
 def fetch(config: Config, job_id: str) -> ShortJob:
@@ -112,7 +71,7 @@ class Client:
         retries: int | None = None,
         job_id: str | None = None,
     ) -> ShortJob:
-        """As :func:`enqueue`."""
+        """As :func:`hpcpools.enqueue`."""
         entry = self.catalog.short(
             task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
         )
@@ -263,12 +222,6 @@ def last_line(trace: str) -> str:
     frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
     rest = lines[frames[-1] + 1 :] if frames and lines[0].startswith("Traceback") else lines
     return one_line((rest or lines or [""])[0], 500)
-
-
-def _merged(arguments: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    if twice := set(arguments) & set(named):
-        raise UsageError(f"argument {sorted(twice)[0]!r} is given twice", hint="give each argument once")
-    return {**arguments, **named}
 
 
 def _text(value: object) -> str:

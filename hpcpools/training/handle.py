@@ -1,4 +1,4 @@
-"""The Python face of the training pool: ``hpcpools.train(...)`` and the handle that it returns."""
+"""The handle of a run: its state, its end, its result."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hpcpools import atomic, catalog, durations
-from hpcpools import config as configuration
+from hpcpools import atomic, durations
 from hpcpools.config import Config
-from hpcpools.errors import NotFoundError, RunFailedError, UsageError, WaitTimeoutError
+from hpcpools.errors import NotFoundError, RunFailedError, WaitTimeoutError
 from hpcpools.runs import directory, metrics
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.metrics import Progress
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View, read_view
-from hpcpools.training import cancel, engine, plan, submit, watch
-from hpcpools.training.plan import Options
+from hpcpools.training import cancel, engine, watch
 
 FILE_POLL = 0.5  # seconds between two looks at the run directory while waiting
 SLURM_POLL = 15.0  # seconds: the oldest answer of Slurm that a waiting process is content with
@@ -91,44 +89,6 @@ class RunHandle:
     def cancel(self) -> View:
         """Ask for the end; returns what is known right after."""
         return cancel.cancel(self._config, [self.directory])[0]
-
-
-def train(
-    target: str | Callable[..., Any],
-    /,
-    arguments: dict[str, Any] | None = None,
-    *,
-    gpus: int | None = None,
-    time: str | float | None = None,
-    partition: str = "",
-    label: str = "",
-    on: engine.On = "auto",
-    config: Config | None = None,
-    **more: Any,
-) -> RunHandle:
-    """Submit a declared training; returns at once with its handle.
-
-    Args:
-        target: ``"package.module:function"`` or the declared function itself.
-        arguments: the function's keyword arguments, plain JSON values; those whose names this call does
-            not use itself may be given directly, as in ``train(fit, lr=1e-3)``.
-        gpus, time, partition: overrule the declaration; ``time`` in seconds or as ``"12h"``.
-        label: a name for people.
-        on: ``slurm``, ``local`` or ``auto``.
-
-    Raises UsageError, RefusedError, SlurmRefusedError, SlurmUnavailableError, SubmissionUnknownError.
-    """
-    settings = config or configuration.load()
-    given = {**(arguments or {}), **more}
-    if arguments and more and set(arguments) & set(more):
-        raise UsageError("an argument is given twice", hint="once in arguments, or once by name")
-    name = target if isinstance(target, str) else f"{target.__module__}:{target.__name__}"
-    minutes = None if time is None else durations.minutes(time)
-    options = Options(gpus=gpus, minutes=minutes, partition=partition, label=label)
-    listed = catalog.load(settings)
-    where = engine.choose(settings, on)
-    request = plan.plan_callable(settings, listed, name, given, options=options, engine=where)
-    return RunHandle(settings, submit.submit(settings, request))
 
 
 def open_handle(config: Config, token: str) -> RunHandle:

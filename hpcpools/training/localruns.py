@@ -7,7 +7,7 @@ import time
 
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
-from hpcpools.runs.view import Change, View, read_view
+from hpcpools.runs.view import Change, View, last_line, read_view
 from hpcpools.training import nodeenv
 
 
@@ -30,9 +30,7 @@ def alive(view: View) -> bool:
 def ending(view: View, now: float) -> Change:
     """How a run ended whose process is gone: the marker's word, else what clock and cancel mark tell."""
     attempt = view.attempt
-    reason = ""
-    if attempt is not None and attempt.error:
-        reason = attempt.error.strip().splitlines()[-1][:200]
+    reason = last_line(attempt.error) if attempt else ""
     if view.state.is_final:
         state, cause = view.state, view.cause
     elif view.cancel_asked:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from hpcpools import atomic
 from hpcpools.config import Config
@@ -245,9 +244,6 @@ def _died_here(view: View) -> bool:
 
 def _settle(run: RunDirectory, view: View) -> View:
     """The node's end marker is there: write the end into the events, which ends the watch over the run."""
-    facts: dict[str, Any] = {"detail": view.detail, "cause": view.cause.value, "exit_code": view.exit_code}
-    attempt = view.attempt
-    if attempt is not None and attempt.error:
-        facts["reason"] = attempt.error.strip().splitlines()[-1][:200]
-    run.record(view.state, view.since, **facts)
+    change = Change(view.state, view.detail, view.cause, view.exit_code, view.reason)
+    _record(run, change, view.since)
     return read_view(run)

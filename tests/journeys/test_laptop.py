@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,3 +138,95 @@ def test_one_process_per_gpu(laptop: Project) -> None:
     token = laptop.train("usertasks:ranks", "--launcher", "elastic")
     laptop.cli("wait", token)
     assert laptop.json("result", token) == [[0, 0, True]]
+
+
+API = """
+import hpcpools
+from usertasks import evaluate, learn
+run = hpcpools.train(learn, lr=0.5, steps=2)
+print(run.result(timeout=60))
+print(hpcpools.enqueue(evaluate, ckpt="b.pt").result(timeout=60))
+print(hpcpools.train("usertasks:learn", {"steps": 1}).wait(timeout=60).state.value)
+"""
+
+
+def test_the_python_api(laptop: Project) -> None:
+    """The same two verbs from Python, starting what they need."""
+    laptop.env["PYTHONPATH"] = str(laptop.folder)
+    done = subprocess.run(
+        [sys.executable, "-c", API],
+        cwd=laptop.folder,
+        env=laptop.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "{'first': 1, 'steps': 2, 'lr': 0.5}",
+        "{'ckpt': 'b.pt'}",
+        "COMPLETED",
+    ]
+
+
+def test_init_makes_a_working_project(laptop: Project) -> None:
+    """The written file is valid as it stands, names the modules, and its three schedules are live."""
+    (laptop.folder / "hpcpools.toml").unlink()
+    laptop.cli("init", "--module", "usertasks")
+    names = [row["task"] for row in laptop.json("tasks")]
+    assert "usertasks:learn" in names
+    laptop.cli("up")
+    laptop.until(lambda: len(laptop.json("status")["schedule"]) == 3, "the schedules")
+    laptop.until(
+        lambda: any("update_job_metrics" in job["call"] for job in laptop.json("jobs")), "upkeep fires"
+    )
+
+
+def test_the_pool_runs_in_the_foreground(laptop: Project) -> None:
+    """`hpcpools worker --burst` serves what waits and ends; Ctrl-C ends a serving one cleanly."""
+    laptop.cli("up", "redis")
+    job = laptop.cli("enqueue", "usertasks:evaluate").stdout.strip()
+    laptop.cli("worker", "--burst", "--workers", "1")
+    assert laptop.json("show", job)["job"]["state"] == "finished"
+    worker = laptop.start("worker", "--workers", "2")
+    laptop.until(lambda: len(laptop.json("status")["workers"]) == 2, "two workers")
+    worker.send_signal(signal.SIGINT)
+    out, _ = worker.communicate(timeout=30)
+    assert worker.returncode == 0, out
+    assert "Traceback" not in out
+
+
+def test_progress_is_drawn_on_a_terminal_only(laptop: Project) -> None:
+    """A bar from the logged steps on a terminal; not a byte of it in a pipe."""
+    go = laptop.folder / "go"
+    token = laptop.train("usertasks:hold", f"until={go}")
+    laptop.until_state(token, "RUNNING")
+    master, slave = pty.openpty()
+    terminal = subprocess.Popen(
+        [sys.executable, "-m", "hpcpools", "wait", token],
+        cwd=laptop.folder,
+        env={**laptop.env, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    os.close(slave)
+    piped = laptop.start("wait", token)
+    drawn = b""
+    while b"RUNNING" not in drawn:
+        drawn += os.read(master, 4096)
+    go.write_text("")
+    assert terminal.communicate(timeout=60)[0] == f"{token}  COMPLETED\n"
+    os.close(master)
+    assert b"\x1b[" in drawn
+    assert piped.communicate(timeout=60)[0] == f"{token}  COMPLETED\n"
+
+
+def test_the_shell_completes(laptop: Project) -> None:
+    """The script of each shell, and the names of the commands."""
+    for shell in ("bash", "zsh", "fish"):
+        assert "_HPCPOOLS_COMPLETE" in laptop.cli("completion", shell).stdout
+    laptop.env.update(_HPCPOOLS_COMPLETE="bash_complete", COMP_WORDS="hpcpools st", COMP_CWORD="1")
+    assert "status" in laptop.cli(check=False).stdout

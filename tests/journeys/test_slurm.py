@@ -174,3 +174,45 @@ def test_without_accounting(plain_site: Project, plain_cluster: Cluster, tmp_pat
     plain_site.until_state(gone, "RUNNING")
     plain_cluster.run("scancel", plain_site.json("show", gone)["job_id"])
     plain_site.until_state(gone, "CANCELLED", timeout=90)
+
+
+def test_the_engine_can_be_chosen(site: Project) -> None:
+    """On a cluster `--on local` goes to the machine's own slot; `status` shows the automatic choice."""
+    token = site.train("usertasks:learn", "steps=1", "--on", "local")
+    site.cli("wait", token)
+    assert site.json("show", token)["engine"] == "local"
+    assert site.json("status")["training"]["engine"] == "slurm"
+
+
+def test_short_tasks_answer_while_training_holds_its_node(
+    site: Project, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The three services on the login node; one squeue brings state and progress into the index."""
+    token = site.train("usertasks:hold", f"until={tmp_path / 'go'}")
+    site.until_state(token, "RUNNING")
+    site.cli("up")
+    assert {row["name"] for row in site.json("ps") if row["state"] == "running"} == {
+        "redis",
+        "short",
+        "scheduler",
+    }
+    done = site.cli("enqueue", "usertasks:evaluate", "ckpt=x", "--wait")
+    assert '"ckpt": "x"' in done.stdout
+    summary = site.json("enqueue", "hpcpools.maintenance:update_job_metrics", "--wait")["result"]
+    assert summary["states"] == {"RUNNING": 1}
+    assert summary["slurm_as_of"]
+    (tmp_path / "go").write_text("")
+    site.cli("wait", token)
+
+
+def test_the_template_works_by_hand(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """sbatch_templates/training.sbatch, three lines edited: a whole node with its GPUs."""
+    text = (Path(__file__).parents[2] / "sbatch_templates" / "training.sbatch").read_text()
+    wanted = "command=(bash -c 'echo $CUDA_VISIBLE_DEVICES $SLURM_CPUS_PER_TASK')"
+    text = text.replace("command=(python train.py)", wanted)
+    (tmp_path / "training.sbatch").write_text(text)
+    out = tmp_path / "out.log"
+    cluster.run(
+        "sbatch", "--wait", f"--chdir={tmp_path}", f"--output={out}", str(tmp_path / "training.sbatch")
+    )
+    assert out.read_text().split() == ["0,1,2,3", "8"]
