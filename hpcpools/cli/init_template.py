@@ -28,6 +28,7 @@ engine = "auto"            # auto: Slurm where it is, else the local slot; or "s
 TAIL = """
 [short]
 workers = 4                # processes on this machine
+# preload = ["torch"]      # imported once, before the workers are forked
 queues = ["default", "evaluation", "preprocessing", "maintenance"]   # strict priority, left to right
 timeout = "30m"            # of a task that declares none
 retries = 0
@@ -78,7 +79,7 @@ def render(site: Site | None, modules: tuple[str, ...]) -> str:
         )
     text = HEAD.format(modules=quoted, training="\n".join(lines))
     for partition in site.partitions:
-        text += f"\n[training.partitions.{partition.name}]   # {partition.nodes} nodes\n"
+        text += f"\n[training.partitions.{partition.name}]   # nodes: {partition.nodes}\n"
         text += f"gpus_per_node = {partition.gpus_per_node}\n"
         if partition.max_minutes is not None:
             text += f'max_time = "{durations.clock(partition.max_minutes)}"\n'

@@ -66,7 +66,7 @@ def _configure(folder: Path) -> Config:
     path = folder / configuration.FILE_NAME
     runner = engine.runner(Config(file=str(path)))
     site = read_site(runner) if runner.available() else None
-    path.write_text(render(site, (MODULE,)).replace("workers = 4", 'workers = 4\npreload = ["torch"]', 1))
+    path.write_text(render(site, (MODULE,)).replace("# preload", "preload", 1))
     config = configuration.load(path)
     configuration.activate(config)
     return config
@@ -99,7 +99,8 @@ def _during(config: Config, handle: RunHandle, data: str) -> int:
                 _fire(config, lanes["run_evaluation"], f"{MODULE}:run_evaluation", arguments)
         if time.monotonic() > bar_at and (progress := handle.progress()) is not None:
             bar_at = time.monotonic() + 10
-            click.echo(f"  epoch {progress.step}/{progress.total}  loss {progress.values['loss']:.3f}")
+            of = f"/{progress.total}" if progress.total else ""
+            click.echo(f"  epoch {progress.step}{of}  loss {progress.values['loss']:.3f}")
         time.sleep(PAUSE)
         handle.view(max_age=5.0)
     view = handle.wait()
