@@ -14,6 +14,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.project import Project
 
+LAB_VARIABLES = ("HPCPOOLS_REQUIRE_LAB", "HPCPOOLS_LAB_ROOT")
 pytest_plugins = ["tests.cluster.plugin"]
 
 
@@ -21,7 +22,7 @@ pytest_plugins = ["tests.cluster.plugin"]
 def _no_inherited_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own configuration or cluster must not leak into a test."""
     for name in list(os.environ):
-        if name.startswith(("HPCPOOLS_", "SLURM_")) and name != "HPCPOOLS_REQUIRE_LAB":
+        if name.startswith(("HPCPOOLS_", "SLURM_")) and name not in LAB_VARIABLES:
             monkeypatch.delenv(name)
 
 

@@ -38,6 +38,7 @@ class Cause(str, Enum):
     TIME_LIMIT = "time limit"
     OUT_OF_MEMORY = "out of memory"
     NODE_FAILURE = "node failure"
+    BAD_NODE = "bad node"  # the checks before the training found the node unfit
     PREEMPTED = "preempted"
     LAUNCH_FAILURE = "launch failure"  # the node could not start it
     STOPPED = "stopped by a signal"  # it heeded the warning before the limit or a preemption
@@ -53,6 +54,7 @@ class Cause(str, Enum):
 _RETRYABLE = {
     Cause.TIME_LIMIT,
     Cause.NODE_FAILURE,
+    Cause.BAD_NODE,
     Cause.PREEMPTED,
     Cause.LAUNCH_FAILURE,
     Cause.STOPPED,

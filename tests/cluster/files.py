@@ -25,7 +25,7 @@ class LabError(Exception):
 
 def default_root(variant: str) -> Path:
     """Return where the lab of a variant lives unless told otherwise: a path every user can traverse."""
-    return Path("/var/tmp/hpcpools-lab") / variant
+    return Path(os.environ.get("HPCPOOLS_LAB_ROOT", "/var/tmp/hpcpools-lab")) / variant
 
 
 @contextlib.contextmanager
