@@ -35,6 +35,7 @@ class Poll:
 
     at: float = 0.0
     sacct_at: float = 0.0
+    accounting: bool | None = None  # whether the site keeps accounts; None: not asked yet
     failures: int = 0
     next_try: float = 0.0
     error: str = ""
@@ -130,7 +131,7 @@ def _poll(
     jobs: dict[str, list[queue.Job]] = {}
     for each in snapshot.jobs:
         jobs.setdefault(each.token, []).append(each)
-    fresh = Poll(at=snapshot.at, sacct_at=poll.sacct_at)
+    fresh = Poll(at=snapshot.at, sacct_at=poll.sacct_at, accounting=poll.accounting)
     unexplained: list[tuple[RunDirectory, View, queue.Job | None]] = []
     for run, view in wanted:
         job: queue.Job | None = _own_job(view, jobs.get(view.token, []))
@@ -162,16 +163,19 @@ def _explain(
     at: float,
 ) -> None:
     """One sacct for all jobs that vanished or failed without telling why; squeue's word where it is mute."""
+    if at - poll.sacct_at < SACCT_INTERVAL and poll.accounting is not False:
+        return  # their turn comes; until then nothing is known
     found: dict[str, list[accounting.AccountedJob]] = {}
-    asked = at - poll.sacct_at >= SACCT_INTERVAL
-    if asked:
+    if poll.accounting is not False:
         poll.sacct_at = at
         try:
             history = accounting.history(runner, min(view.request.created for _, view, _ in runs) - 60)
-            for record in history.jobs:
-                found.setdefault(record.token, []).append(record)
         except HpcpoolsError as error:
             poll.error = error.message
+            return  # accounting is silent: absence from squeue alone proves nothing
+        poll.accounting = history.available
+        for record in history.jobs:
+            found.setdefault(record.token, []).append(record)
     for run, view, listed in runs:
         records = [record for record in found.get(view.token, []) if record.job_id == view.job_id]
         if records:

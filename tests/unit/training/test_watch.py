@@ -40,8 +40,12 @@ for job in json.loads((here / "jobs.json").read_text()):
 SACCT = """#!{python}
 import sys
 from pathlib import Path
-with open(Path(__file__).parent / "calls", "a") as calls:
+here = Path(__file__).parent
+with open(here / "calls", "a") as calls:
     calls.write("sacct\\n")
+if (here / "dbd").exists():
+    print("sacct: error: slurm_persist_conn_open_without_init: Connection refused", file=sys.stderr)
+    sys.exit(1)
 print("Slurm accounting storage is disabled", file=sys.stderr)
 sys.exit(1)
 """
@@ -155,6 +159,20 @@ def test_a_vanished_job_is_lost_after_patience(slurm: FakeSlurm, settings: Confi
         assert read_view(run).state is expected
     assert read_view(run).cause.retryable
     assert slurm.calls().count("sacct") <= 3
+
+
+def test_silent_accounting_is_no_absence(slurm: FakeSlurm, settings: Config) -> None:
+    """slurmdbd is down: the run is neither lost nor failed, however long; sacct is asked once a minute."""
+    run = pending(settings, "7")
+    (slurm.folder / "dbd").write_text("")
+    now = time.time()
+    clock = [now]
+    runner = Runner({"PATH": str(slurm.folder)}, clock=lambda: clock[0])
+    for minutes in range(0, 30):
+        clock[0] = now + 30 * minutes
+        watch.refresh(settings, runner, max_age=0, now=clock[0])
+    assert read_view(run).state is RunState.PENDING
+    assert slurm.calls().count("sacct") <= 16
 
 
 def test_a_reused_job_id_is_not_ours(slurm: FakeSlurm, settings: Config) -> None:
