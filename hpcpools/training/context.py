@@ -11,10 +11,11 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcpools import textsafe
 from hpcpools.errors import UsageError
 from hpcpools.runs import checkpoints, metrics
 from hpcpools.runs.checkpoints import Checkpoint
@@ -38,7 +39,9 @@ class Run:
         self.token = path.name
         self.attempt = attempt
         self.rank, self.local_rank, self.world_size = nodeenv.rank()
+        self.extra: dict[str, Any] = {}  # what ``save(extra=…)`` kept, once ``restore`` found it
         self.stopped_early = False  # the training was told to stop, and asked
+        self.stop_signal = 0  # what told it so
         self._stop = False
         self._stop_file = attempt / "stop"
         self._next_look = 0.0
@@ -82,6 +85,63 @@ class Run:
         """The newest checkpoint that verifies, or None: start from the beginning."""
         return checkpoints.newest_valid(self.checkpoints)
 
+    def save(
+        self,
+        step: int,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        sampler: Any = None,
+        extra: Mapping[str, Any] | None = None,
+        **values: float,
+    ) -> None:
+        """A checkpoint of a torch training: what is given, every rank's random numbers, ``extra`` (JSON).
+
+        In a distributed training all ranks call it at the same step; rank 0 writes, DistributedDataParallel
+        is taken off. ``values`` go into the manifest. Raises UsageError for what ``restore`` could not load.
+        """
+        from hpcpools.training import torchstate
+
+        kept = textsafe.json_arguments(dict(extra or {}))
+        state = torchstate.capture(_parts(model, optimizer, scheduler, scaler, sampler))
+        if torchstate.rank(self.rank) == 0:
+            with self.checkpoint(step, **values) as folder:
+                torchstate.write(folder, state, kept)
+
+    def restore(
+        self,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        sampler: Any = None,
+    ) -> int:
+        """Go on from the newest checkpoint that verifies, the same one on all ranks; its step, 0 if none.
+
+        Call it last before the loop, with models and process group in place: it sets the random numbers.
+        ``self.extra`` has the extra values. Raises HpcpoolsError if ``save`` did not write it.
+        """
+        from hpcpools.training import torchstate
+
+        found = self.resume() if torchstate.rank() == 0 else None
+        step = torchstate.from_first(-1 if found is None else found.step)
+        if step < 0:
+            return 0
+        parts = _parts(model, optimizer, scheduler, scaler, sampler)
+        self.extra = torchstate.load(checkpoints.at_step(self.checkpoints, step), parts)
+        return step
+
+    def stop_together(self) -> bool:
+        """``should_stop`` of a distributed training, on all ranks at the same step. All must call it."""
+        if self.world_size > 1:
+            from hpcpools.training import torchstate
+
+            self._stop = torchstate.anywhere(self.should_stop)
+        return self.should_stop
+
     @property
     def should_stop(self) -> bool:
         """True once a warning signal came: save a checkpoint and return. Cheap enough for every step."""
@@ -104,9 +164,21 @@ class Run:
             ):
                 raise Cancelled
             self._stop = True
+            self.stop_signal = signal.SIGUSR2 if signal.SIGUSR2 in (number, self.stop_signal) else number
 
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, handler)
+
+
+def _parts(model: Any, optimizer: Any, scheduler: Any, scaler: Any, sampler: Any) -> dict[str, Any]:
+    """What has a state in a torch training, by the names under which it is kept."""
+    return {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "scaler": scaler,
+        "sampler": sampler,
+    }
 
 
 def current_run() -> Run:
