@@ -29,7 +29,7 @@ def count() -> int:
 
 def gpus(nvml: Any = None) -> tuple[Gpu, ...]:
     """All GPUs of this machine; empty where there is no driver. ``nvml`` is for tests."""
-    module = nvml or _pynvml()
+    module = nvml or binding()
     if module is None:
         return ()
     try:
@@ -44,7 +44,8 @@ def gpus(nvml: Any = None) -> tuple[Gpu, ...]:
         module.nvmlShutdown()
 
 
-def _pynvml() -> ModuleType | None:
+def binding() -> ModuleType | None:
+    """nvidia-ml-py, or None where it cannot be imported."""
     try:
         import pynvml
     except ImportError:
