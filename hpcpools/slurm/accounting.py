@@ -96,9 +96,15 @@ def history(runner: Runner, since: float, *, uid: int | None = None) -> History:
     return History(True, parse(done.stdout, separator), at)
 
 
-def find_token(runner: Runner, token: str, since: float) -> tuple[AccountedJob, ...]:
-    """All attempts of a run that accounting knows, oldest first; none where the site keeps no accounting."""
-    return tuple(job for job in history(runner, since).jobs if job.token == token)
+def find_token(runner: Runner, token: str, since: float, *, max_age: float = 0.0) -> tuple[AccountedJob, ...]:
+    """All attempts of a run that accounting knows, oldest first; none where the site keeps no accounting.
+
+    ``max_age``: how old, in seconds, an earlier answer to this runner may be that reaches back as far.
+    """
+    kept = runner.answers.get("sacct")
+    if kept is None or kept[0] > since or runner.clock() - kept[1].at >= max_age:
+        kept = runner.answers["sacct"] = (since, history(runner, since))
+    return tuple(job for job in kept[1].jobs if job.token == token)
 
 
 def sacct_argv(separator: str, since: float, uid: int) -> list[str]:

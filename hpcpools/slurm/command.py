@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hpcpools.errors import SlurmRefusedError, SlurmUnavailableError
 from hpcpools.slurm import failure
@@ -52,7 +53,8 @@ class Finished:
 class Runner:
     """Runs Slurm's commands with ``environment`` as base; ``timeout`` (seconds) is each call's default.
 
-    ``calls`` maps a command's name to its load so far. One Runner may be used by several threads.
+    ``calls`` maps a command's name to its load so far, ``answers`` to its last answer, for those who are
+    content with one that is a little old. One Runner may be used by several threads.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Runner:
         self.timeout = timeout
         self.clock = clock
         self.calls: dict[str, Calls] = {}
+        self.answers: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def has(self, command: str) -> bool:

@@ -34,8 +34,9 @@ class Job:
     """One job, or one element of an array, as squeue shows it now.
 
     ``job_id`` is ``123`` or ``123_4``; ``state`` is Slurm's long word. Times are epoch seconds: ``start`` is
-    None until it started; ``end``, ``exit_code`` and ``signal`` are None until it ended (squeue's forecasts
-    are left out), and never are the last two both set. Texts are safe to print.
+    None until it started; ``end``, ``exit_code`` and ``signal`` are None until it ended, and never are the
+    last two both set. ``expected`` is Slurm's forecast of the start of a job that waits. Texts are safe to
+    print.
     """
 
     job_id: str
@@ -52,25 +53,37 @@ class Job:
     end: float | None = None
     partition: str = ""
     time_limit_min: int | None = None
+    expected: float | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The user's jobs at ``at`` (epoch seconds, taken before the question: the answer is no older)."""
+    """The user's jobs at ``at`` (epoch seconds, taken before the question: the answer is no older).
+
+    ``took``: how many seconds the answer took.
+    """
 
     at: float
     jobs: tuple[Job, ...]
+    took: float = 0.0
 
 
 def snapshot(runner: Runner) -> Snapshot:
     """Exactly one ``squeue``. Raises SlurmUnavailableError."""
     at, separator = runner.clock(), records.new_separator()
-    return Snapshot(at, parse(runner.run(squeue_argv(separator)), separator))
+    jobs = parse(runner.run(squeue_argv(separator)), separator)
+    return Snapshot(at, jobs, runner.calls["squeue"].last)
 
 
-def find_token(runner: Runner, token: str) -> tuple[Job, ...]:
-    """The jobs of a run, oldest first: none, one, or the elements of its array. One ``squeue``."""
-    return tuple(job for job in snapshot(runner).jobs if job.token == token)
+def find_token(runner: Runner, token: str, *, max_age: float = 0.0) -> tuple[Job, ...]:
+    """The jobs of a run, oldest first: none, one, or the elements of its array. At most one ``squeue``.
+
+    ``max_age``: how old, in seconds, an earlier answer to this runner may be; many look-ups then cost one.
+    """
+    kept = runner.answers.get("squeue")
+    if not isinstance(kept, Snapshot) or runner.clock() - kept.at >= max_age:
+        kept = runner.answers["squeue"] = snapshot(runner)
+    return tuple(job for job in kept.jobs if job.token == token)
 
 
 def squeue_argv(separator: str) -> list[str]:
@@ -104,4 +117,5 @@ def _job(row: dict[str, str]) -> Job:
         end=records.moment(row["EndTime"]) if phase == "ended" else None,
         partition=textsafe.one_line(row["Partition"]),
         time_limit_min=durations.slurm_minutes(row["TimeLimit"]),
+        expected=records.moment(row["StartTime"]) if phase == "pending" else None,
     )

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from hpcpools.errors import SlurmUnavailableError
 from hpcpools.slurm import states
 
-TOKEN = re.compile(r"hp-[0-9a-z]{26}")
-_WHOLE_TOKEN = re.compile(r"(?<![0-9A-Za-z])hp-[0-9a-z]{26}(?![0-9A-Za-z])")
+# A run's token, or an array's: the sweep's id and the array's number in it.
+_NAMES = r"(?:hp-[0-9a-z]{26}|hs-[0-9a-z]{26}\.[0-9]{1,6})"
+TOKEN = re.compile(_NAMES)
+_WHOLE = re.compile(rf"(?<![0-9A-Za-z]){_NAMES}(?![0-9A-Za-z])")
 _NOTHING = frozenset({"", "N/A", "NONE", "None", "None assigned", "Unknown", "(null)", "n/a"})
 
 
@@ -66,11 +68,11 @@ def exit_status(state: str, cell: str) -> tuple[int | None, int | None]:
 
 
 def token_of(comment: str, name: str) -> str:
-    """The run's token: the whole comment, else the one token within the name; "" if there is none.
+    """The run's or array's token: the whole comment, else the one token within the name; "" for none.
 
     The name counts because a site may rewrite comments, and accounting has none before the job's end.
     """
     if TOKEN.fullmatch(comment):
         return comment
-    found = _WHOLE_TOKEN.findall(name)
+    found = _WHOLE.findall(name)
     return found[0] if len(found) == 1 else ""

@@ -97,5 +97,14 @@ def scancel(runner: Runner, job_ids: Sequence[str], signal: str | None = None) -
     raise unavailable("scancel", done)
 
 
+def requeue(runner: Runner, job_id: str) -> None:
+    """Put a running job back into the queue: scontrol(1) requeue. Raises SlurmUnavailableError."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise UsageError(f"{one_line(job_id)!r} is not a Slurm job id", hint="123 or 123_4")
+    done = runner.finish(["scontrol", "requeue", job_id], timeout=60.0)
+    if done.code != 0:
+        raise unavailable("scontrol requeue", done)
+
+
 def _verdict(done: Finished) -> failure.Verdict:
     return failure.of_submission(done.stderr) if done.code is not None and done.code > 0 else "unknown"
