@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 LAB := $(PYTHON) tests/cluster/lab.py
 
-.PHONY: help venv demo test packages lint types quick cluster-up cluster-down shell bench clean
+.PHONY: help venv demo test packages lint types quick chaos cluster-up cluster-down shell bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,9 +19,12 @@ demo: $(STAMP) ## short tasks answer at once while a training runs: watch it, ab
 	$(BIN)/python -m hpcpools.demo
 
 test: packages $(STAMP) lint types ## packages, lint, types, all tests against a real Slurm; stops what it started (root)
-	@keep=; if $(LAB) status >/dev/null; then keep=1; fi; \
-	trap '$(LAB) down --variant plain >/dev/null; [ "$$keep" ] || $(LAB) down >/dev/null' EXIT; trap 'exit 130' INT TERM; \
-	HPCPOOLS_REQUIRE_LAB=1 $(BIN)/pytest $(PYTEST_ARGS)
+	@trap 'for worker in gw0 gw1; do for variant in accounting plain; do \
+	  PYTEST_XDIST_WORKER=$$worker $(LAB) down --variant $$variant >/dev/null; done; done' EXIT; trap 'exit 130' INT TERM; \
+	HPCPOOLS_REQUIRE_LAB=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+chaos: packages $(STAMP) ## 30 trainings under node kills, preemptions and controller pauses for 11 minutes (root)
+	@HPCPOOLS_CHAOS_RUNS=30 HPCPOOLS_CHAOS_SECONDS=660 HPCPOOLS_REQUIRE_LAB=1 $(BIN)/pytest -x tests/chaos $(PYTEST_ARGS)
 
 quick: $(STAMP) ## only the tests that need no Slurm
 	$(BIN)/pytest -m "not slurm" $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Upkeep: three ordinary short tasks on the ``maintenance`` queue, fired by the schedule.
+"""Upkeep: ordinary short tasks on the ``maintenance`` queue, fired by the schedule.
 
 Each returns a small summary, which RQ keeps and `hpcpools status` shows.
 """
@@ -33,3 +33,37 @@ def cleanup_old_checkpoints(dry_run: bool = False) -> dict[str, Any]:
     from hpcpools.maintenance.cleanup import clean
 
     return clean(configuration.load(), dry_run=dry_run).summary()
+
+
+@task(queue="maintenance", timeout="2m", retries=6)
+def deliver_notification(event: str, facts: dict[str, Any], receiver: str) -> str:
+    """Hand one notification to its receiver (hook or webhook); a failure is retried by the pool."""
+    from hpcpools.maintenance.delivery import deliver
+
+    return deliver(configuration.load(), event, facts, receiver)
+
+
+@task(queue="maintenance", timeout="5m", retries=0, result_ttl="1m")
+def advance_pipelines() -> dict[str, Any]:
+    """Bring every pipeline forward, and have each new checkpoint evaluated once."""
+    from hpcpools.pipeline import record
+
+    config = configuration.load()
+    done: dict[str, Any] = {}
+    if record.live_ids(config.root):  # most ticks find nothing, and import nothing
+        from hpcpools.pipeline import advance
+
+        done = advance.advance_all(config)
+    if config.continuous_evaluation:
+        from hpcpools.pipeline import evaluate
+
+        done["evaluations"] = evaluate.scan(config)
+    return done
+
+
+@task(queue="maintenance")
+def run_call(task: str, file: str) -> Any:
+    """A stage or an evaluation: ``task`` with the arguments in ``file``; its end is written beside it."""
+    from hpcpools.pipeline import call
+
+    return call.run(configuration.load(), task, file)

@@ -18,6 +18,7 @@ from typing import Any
 
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
+from hpcpools.pipeline.evaluate import needed
 from hpcpools.runs import checkpoints, directory
 from hpcpools.runs.checkpoints import Checkpoint
 from hpcpools.runs.directory import RunDirectory, check_owned
@@ -90,7 +91,10 @@ def _clean_run(config: Config, run: RunDirectory, outcome: Cleaned) -> None:
     check_owned(run.checkpoints)  # refuses a symlink: what it points to is not ours to prune
     found = checkpoints.complete(run.checkpoints)
     drop = to_drop(found, config.retention, time.time(), final=read_view(run).state.is_final)
+    waited_for = needed(config, run, found) if config.continuous_evaluation else set()
     for checkpoint in drop:
+        if checkpoint.step in waited_for:
+            continue
         if not outcome.dry_run:
             _remove(checkpoint.path)
         outcome.removed.append(checkpoint.path)

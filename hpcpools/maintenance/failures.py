@@ -10,13 +10,14 @@ from typing import Any
 from hpcpools import atomic
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, NotFoundError
+from hpcpools.maintenance import notify
 from hpcpools.maintenance.metrics import index
 from hpcpools.redisdb.connect import connect
 from hpcpools.runs import directory
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View, read_view
-from hpcpools.training import engine, submit, watch
+from hpcpools.training import arrays, engine, restart, submit, watch
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def scan(config: Config) -> dict[str, Any]:
     """Refresh, classify what ended since the last scan, settle what is still SUBMITTING."""
     runner = engine.runner(config)
     slurm = runner if runner.available() else None
-    watch.refresh(config, slurm, max_age=float(config.slurm.poll_interval) / 2)
+    watch.refresh(config, slurm)
     verdicts: Counter[str] = Counter()
     retryable = []
     judged = []
@@ -46,8 +47,11 @@ def scan(config: Config) -> dict[str, Any]:
             retryable.append(token)
         log.info("action=verdict run=%s state=%s cause=%r", token, view.state.value, view.cause.value)
     index(config, connect(config), [view for _, view in judged])
+    for _, view in judged:
+        notify.run_ended(config, view)
     for run, _ in judged:  # only now: a crash before this repeats the verdict, never loses it
         run.ended_mark.unlink(missing_ok=True)
+    restarted = restart.submit_due(config, time.time()) if slurm is not None else []
     settled: Counter[str] = Counter()
     patience = max(map(float, config.slurm.submit_lookups), default=0.0) + 2 * config.slurm.command_timeout
     for token in directory.live_tokens(config.root) if slurm is not None else ():
@@ -56,11 +60,17 @@ def scan(config: Config) -> dict[str, Any]:
             view = read_view(run)
             overdue = time.time() - view.since > patience and time.time() - view.as_of > patience
             if view.state is RunState.SUBMITTING and overdue:
-                settled[submit.settle_old(config, runner, run, time.time())] += 1
+                settle = arrays.settle_old if view.request.sweep else submit.settle_old
+                settled[settle(config, runner, run, time.time())] += 1
         except HpcpoolsError as error:
             log.warning("action=settle_failed run=%s error=%s", token, error)
             settled["unknown"] += 1
-    return {"verdicts": dict(verdicts), "retryable": retryable, "settled": dict(settled)}
+    return {
+        "verdicts": dict(verdicts),
+        "retryable": retryable,
+        "restarted": restarted,
+        "settled": dict(settled),
+    }
 
 
 def judge(view: View, at: float) -> dict[str, Any]:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 def update(config: Config) -> dict[str, Any]:
     """Refresh all live runs and index them; a wiped index is rebuilt from the run directories."""
     runner = engine.runner(config)
-    seen = watch.refresh(
-        config, runner if runner.available() else None, max_age=float(config.slurm.poll_interval) / 2
-    )
+    seen = watch.refresh(config, runner if runner.available() else None)
     views = {view.token: view for view in (*seen.views, *seen.ended)}
     connection = connect(config)
     # What another process saw end is on the ended list; a wiped index is rebuilt from all directories.

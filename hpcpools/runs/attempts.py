@@ -51,6 +51,7 @@ class Attempt:
     signal: int | None = None
     cause: Cause = Cause.NONE
     error: str = ""
+    requeued: str = ""  # it asked Slurm for a requeue before it ended; the budget this is charged to
 
     @property
     def state(self) -> RunState:
@@ -102,6 +103,7 @@ def end(
     signal: int | None = None,
     cause: Cause = Cause.NONE,
     error: str = "",
+    requeued: str = "",
 ) -> None:
     """Write the end marker. The result must be durable before this."""
     marker: dict[str, Any] = {"outcome": outcome, "at": at, "exit_code": exit_code}
@@ -109,6 +111,8 @@ def end(
         marker["signal"] = signal
     if cause is not Cause.NONE:
         marker["cause"] = cause.value
+    if requeued:
+        marker["requeued"] = requeued
     if error:
         marker["error"] = error[-8000:]
     atomic.write_json(folder / "end.json", marker)
@@ -146,4 +150,5 @@ def _read(run: RunDirectory, number: int, submission: int, restart: int) -> Atte
         signal=marker.get("signal"),
         cause=Cause(marker.get("cause", "")),
         error=str(marker.get("error", "")),
+        requeued=str(marker.get("requeued", "")),
     )

@@ -81,15 +81,30 @@ class RunDirectory:
             with contextlib.suppress(FileNotFoundError):
                 self._live.rename(self.ended_mark)
 
+    def revive(self, at: float, state: RunState = RunState.PENDING, **facts: Any) -> None:
+        """Put an ended run back on the live list, for a submission that the caller has taken."""
+        atomic.create_bytes(self._live, b"")
+        self.verdict_file.unlink(missing_ok=True)
+        self.record(state, at, **facts)
+        self.ended_mark.unlink(missing_ok=True)
+
     def events(self) -> list[dict[str, Any]]:
         """All state changes, oldest first."""
         return atomic.read_lines(self.events_file)
 
-    def next_submission(self, at: float) -> int | None:
-        """Take the right to submit once more; its number, or None if another process was quicker."""
-        number = self.last_submission() + 1
-        taken = atomic.create_json(self.submissions / f"{number}.json", {"at": at})
+    def next_submission(self, at: float, *, after: int | None = None, **facts: Any) -> int | None:
+        """Take the right to submit once more; its number, or None if another process was quicker.
+
+        ``after``: the newest submission the caller knew when it decided; None for the newest there is.
+        ``facts`` (kind of restart, nodes to exclude, changed arguments) are kept with it.
+        """
+        number = (self.last_submission() if after is None else after) + 1
+        taken = atomic.create_json(self.submissions / f"{number}.json", {"at": at, **facts})
         return number if taken else None
+
+    def submission(self, number: int) -> dict[str, Any]:
+        """The facts of submission ``number``; empty if there is none."""
+        return atomic.read_json(self.submissions / f"{number}.json") or {}
 
     def submitted(self, number: int, job_id: str, cluster: str, at: float) -> None:
         """Slurm acknowledged submission ``number`` as ``job_id``."""
@@ -100,6 +115,11 @@ class RunDirectory:
         """``job_id``, ``cluster`` and ``at`` of submission ``number``; None before the acknowledgement."""
         found: dict[str, Any] | None = atomic.read_json(self.submissions / f"{number}.job.json")
         return found
+
+    def job_ids(self) -> set[str]:
+        """Slurm's ids of all submissions that were acknowledged."""
+        jobs = (self.job(number) for number in range(self.last_submission() + 1))
+        return {str(job["job_id"]) for job in jobs if job}
 
     def owner(self, number: int) -> dict[str, Any] | None:
         """The job that started first of submission ``number``; it owns the run (see attempts.claim)."""

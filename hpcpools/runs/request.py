@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpools.errors import HpcpoolsError
+from hpcpools.schema import GpuChecks, Telemetry
 
 FORMAT = 1
 Engine = Literal["slurm", "local"]
@@ -31,6 +32,18 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     setup: tuple[str, ...] = ()  # shell lines of the site's config, run before the task
 
 
+class Code(Struct, frozen=True, forbid_unknown_fields=True):
+    """The code snapshot a run imports from: ``<root>/.code/<digest>``, and the live tree it was taken of."""
+
+    digest: str
+    source: str
+    files: int
+    size: int  # bytes
+    commit: str = ""  # empty outside git
+    branch: str = ""
+    dirty: bool = False  # other files than the commit's
+
+
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
     """One logical training submission. Exactly one of ``target`` and ``command`` is set."""
 
@@ -46,10 +59,17 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     workdir: str = ""
     python: str = ""
     python_path: tuple[str, ...] = ()
+    sweep: str = ""  # the sweep it is an element of
+    code: Code | None = None  # None: the live files run
+    reproduces: str = ""  # the run that this one repeats
     host_lock: str = ""  # local engine: the file whose lock means "this machine trains"
     user: str = ""
     host: str = ""
     version: str = ""
+    restarts: dict[str, int] = {}  # budgets by kind, see runs/restarts.py
+    on_oom: str = ""  # halve:ARGUMENT:MINIMUM
+    gpu_checks: GpuChecks = GpuChecks()
+    telemetry: Telemetry = Telemetry()
     format: int = FORMAT
 
     @property

@@ -44,6 +44,7 @@ class Cause(str, Enum):
     STOPPED = "stopped by a signal"  # it heeded the warning before the limit or a preemption
     KILLED = "killed by a signal"
     LOST = "lost"
+    NO_PROGRESS = "no progress"  # requeued by Slurm again and again without a newer checkpoint
 
     @property
     def retryable(self) -> bool:

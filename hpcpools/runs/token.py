@@ -1,4 +1,4 @@
-"""The name of a run: ``hp-`` and 26 characters that sort by time. Never a Slurm id."""
+"""The names of runs (``hp-``) and sweeps (``hs-``): 26 characters that sort by time. Never a Slurm id."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from hpcpools.textsafe import one_line
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 PATTERN = re.compile(r"hp-[0-9a-hjkmnp-tv-z]{26}")
+SWEEP_PATTERN = re.compile(r"hs-[0-9a-hjkmnp-tv-z]{26}")
 
 
 def new_token(now: float) -> str:
     """A token of ``now`` (epoch seconds): 48 bits of milliseconds, then 80 random bits."""
+    return "hp-" + _sortable(now)
+
+
+def new_sweep_id(now: float) -> str:
+    """A sweep's id, made like a run's token."""
+    return "hs-" + _sortable(now)
+
+
+def _sortable(now: float) -> str:
     number = int(now * 1000) << 80 | secrets.randbits(80)
-    return "hp-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def created_at(token: str) -> float:

@@ -35,6 +35,9 @@ class View:
     exit_code: int | None = None
     reason: str = ""
     cancel_asked: bool = False
+    restart_kind: str = ""  # it ended, and upkeep will submit it again
+    not_before: float = 0.0  # when
+    breaker: bool = False  # it ended, and was not started again because it made no progress
 
     @property
     def token(self) -> str:
@@ -98,6 +101,8 @@ def _apply_event(view: View, event: dict[str, Any]) -> View:
         state, at = RunState(event["state"]), float(event["at"])
     except (KeyError, ValueError, TypeError):
         return view
+    if event.get("of", view.submission) != view.submission:
+        return view  # the end of an earlier submission; a slow reader may even write it late
     known = {cause.value for cause in Cause}
     return replace(
         view,
@@ -108,13 +113,16 @@ def _apply_event(view: View, event: dict[str, Any]) -> View:
         cause=Cause(event["cause"]) if event.get("cause") in known else Cause.NONE,
         exit_code=event.get("exit_code"),
         reason=str(event.get("reason", "")),
+        restart_kind=str(event.get("restart", "")),
+        not_before=float(event.get("not_before", 0.0)),
+        breaker=bool(event.get("breaker", False)),
     )
 
 
 def _apply_node(view: View) -> View:
     """The newest attempt's files, if they are of the newest submission and the events are not final."""
     attempt = view.attempt
-    if view.state.is_final or attempt is None or attempt.submission != view.submission:
+    if view.state.is_final or view.restart_kind or attempt is None or attempt.submission != view.submission:
         return view
     if attempt.ended is not None and attempt.state.is_final:
         return replace(
@@ -124,6 +132,7 @@ def _apply_node(view: View) -> View:
             as_of=attempt.ended,
             cause=attempt.cause,
             exit_code=attempt.exit_code,
+            detail="",  # Slurm's word was about an earlier moment
             reason=last_line(attempt.error),
         )
     if attempt.ended is None and attempt.started >= view.since and view.state is not RunState.RUNNING:

@@ -10,6 +10,7 @@ from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
 from hpcpools.runs.request import Request
 from hpcpools.slurm import submit as slurm
+from hpcpools.slurm.site import Site, read_site
 from hpcpools.training import engine, submit
 
 
@@ -20,6 +21,9 @@ def check(config: Config, request: Request) -> Iterator[str]:
     """
     yield f"{request.what} is runnable"
     yield _writable(config.root)
+    if request.code is not None:
+        size = f"{request.code.size / 2**20:.2f} MiB in {request.code.files} files"
+        yield f"its code is kept as it is now ({size})"
     if request.engine == "local":
         yield f"the local slot serves it ({request.resources.gpus} GPUs here)"
         return
@@ -28,6 +32,15 @@ def check(config: Config, request: Request) -> Iterator[str]:
         script = Path(folder) / "check.sbatch"
         script.write_text(submit.script(config, request))
         yield slurm.test_only(runner, script, env=submit.job_env(config))
+    yield from _warnings(request, read_site(runner))
+
+
+def _warnings(request: Request, site: Site) -> Iterator[str]:
+    """How a training here is told to save before it is ended."""
+    lead = request.resources.signal_lead
+    yield f"it is told to save {lead} s before its limit, and killed {site.kill_wait_s} s after TERM"
+    if not site.preempt_sends_signal:
+        yield "before a preemption this site sends no early signal: only GraceTime is left, save periodically"
 
 
 def _writable(root: Path) -> str:

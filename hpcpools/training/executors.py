@@ -16,9 +16,12 @@ from typing import Any
 import submitit
 from submitit.core import utils
 
+from hpcpools import textsafe
 from hpcpools.errors import UnavailableError
+from hpcpools.runs import sweeps
 from hpcpools.runs.directory import RunDirectory
-from hpcpools.runs.request import Request
+from hpcpools.runs.request import Request, digest
+from hpcpools.runs.sweeps import Array, SweepDirectory
 from hpcpools.slurm import submit as slurm
 from hpcpools.slurm.command import Runner
 
@@ -35,11 +38,18 @@ def node_command(run: Path, submission: int, digest: str) -> str:
 class NodeSlurmExecutor(submitit.SlurmExecutor):
     """submitit's Slurm executor; sends through our runner, which tells refusal from uncertainty."""
 
-    def __init__(self, run: RunDirectory, request: Request, runner: Runner, env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        request: Request,
+        runner: Runner,
+        env: dict[str, str],
+        exclude: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(folder=run.submitit)
         self._throttling = 0.0  # a controller is spared by arrays and batching, not by sleeping 0.2 s
         self._run, self._runner, self._env = run, runner, env
-        self.update_parameters(**sbatch_parameters(request))
+        self.update_parameters(**sbatch_parameters(request, exclude))
 
     def script(self, submission: int, digest: str) -> str:
         """The exact script that sbatch is given."""
@@ -56,7 +66,7 @@ class NodeSlurmExecutor(submitit.SlurmExecutor):
         return slurm.sbatch(self._runner, path, env=self._env)
 
 
-def sbatch_parameters(request: Request) -> dict[str, Any]:
+def sbatch_parameters(request: Request, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     """submitit's parameters of one exclusive node-task.
 
     ``--exclusive`` alone gives the step no GPU and only the memory asked for, hence the node's GPUs by
@@ -78,10 +88,48 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
     }
     if asked.gpus:
         parameters["gpus_per_node"] = asked.gpus
+    if exclude:
+        parameters["exclude"] = textsafe.slurm_field("exclude", ",".join(exclude))
     for name in ("partition", "account", "qos", "constraint"):
         if value := getattr(asked, name):
             parameters[name] = value
     return parameters
+
+
+class ArrayExecutor(submitit.SlurmExecutor):
+    """submitit's executor for one array: each element finds its run by its index in the manifest."""
+
+    def __init__(
+        self,
+        place: SweepDirectory,
+        array: Array,
+        request: Request,
+        runner: Runner,
+        env: dict[str, str],
+        exclude: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(folder=place.folder)
+        self._throttling = 0.0
+        self._place, self._array, self._runner, self._env = place, array, runner, env
+        same_text = {"job_name": array.key, "comment": array.key}  # one text for all elements
+        self.update_parameters(
+            **{**sbatch_parameters(request, exclude), **same_text, "array_parallelism": array.parallel}
+        )
+        self.parameters["map_count"] = len(array.elements)
+
+    def script(self) -> str:
+        """The exact script that sbatch is given."""
+        manifest = self._place.manifest(self._array.number)
+        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+        argv = ["-u", *safe_path, "-m", "hpcpools.training.element"]
+        command = shlex.join([sys.executable, *argv, str(manifest), digest(sweeps.encode(self._array))])
+        return str(self._make_submission_file_text(command, uid=str(self._array.number))) + "\n"
+
+    def send(self) -> str:
+        """Submit the array with one sbatch; its job id. Raises like :func:`hpcpools.slurm.submit.sbatch`."""
+        path = self._place.script(self._array.number)
+        path.write_text(self.script())
+        return slurm.sbatch(self._runner, path, env=self._env)
 
 
 class NodeLocalExecutor(submitit.LocalExecutor):
@@ -108,5 +156,8 @@ class NodeLocalExecutor(submitit.LocalExecutor):
 
 def default_log(run: RunDirectory, job_id: str) -> tuple[Path, Path]:
     """submitit's own stdout and stderr of a job: what was said before the entry took over."""
-    paths = utils.JobPaths(run.submitit, job_id, 0)
+    folder = run.submitit
+    if "_" in job_id and (sweep := run.request().sweep):  # an array's element: beside the array's script
+        folder = SweepDirectory(run.root, sweep).folder
+    paths = utils.JobPaths(folder, job_id, 0)
     return Path(paths.stdout), Path(paths.stderr)

@@ -17,7 +17,6 @@ from hpcpools.runs.view import View, read_view
 from hpcpools.training import cancel, engine, watch
 
 FILE_POLL = 0.5  # seconds between two looks at the run directory while waiting
-SLURM_POLL = 15.0  # seconds: the oldest answer of Slurm that a waiting process is content with
 
 
 class RunHandle:
@@ -36,9 +35,10 @@ class RunHandle:
         """The state as the run's files tell; no Slurm command."""
         return self.view().state
 
-    def view(self, max_age: float | None = None) -> View:
-        """Everything known; ``max_age`` (seconds) lets it ask Slurm if the last answer is older."""
-        if max_age is not None:
+    def view(self, max_age: float | None = None, *, ask: bool = False) -> View:
+        """Everything known. ``ask``: also of Slurm, if the answer that all readers share is old; ``max_age``
+        (seconds) says what old is."""
+        if ask or max_age is not None:
             view = read_view(self.directory)
             if not view.state.is_final:
                 runner = engine.runner(self._config) if view.request.engine == "slurm" else None
@@ -59,7 +59,7 @@ class RunHandle:
         """Wait for the end; ``heed`` is called about twice a second. Raises WaitTimeoutError."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            view = self.view(max_age=SLURM_POLL)
+            view = self.view(ask=True)
             if heed is not None:
                 heed(view, self.progress())
             if view.state.is_final:

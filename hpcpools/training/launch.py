@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hpcpools.runs.attempts import Outcome
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request
 from hpcpools.runs.states import Cause
-from hpcpools.training import nodeenv
+from hpcpools.training import imports, nodeenv
 from hpcpools.training.context import Cancelled, Run
 
 STOPPED_EXIT = 75  # EX_TEMPFAIL: stopped early, resumable; commands may use it too
@@ -65,6 +65,8 @@ def in_process(request: Request, run: Run) -> Ending:
         return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
     except BaseException as error:
         traceback.print_exc()
+        if told := imports.hint(run.path.parent, request, error):
+            print(told, file=sys.stderr)
         memory = isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__
         cause = Cause.OUT_OF_MEMORY if memory else Cause.USER_ERROR
         return Ending("failed", 1, cause=cause, error=traceback.format_exc())
@@ -73,7 +75,7 @@ def in_process(request: Request, run: Run) -> Ending:
 
 def _returned(value: Any, run: Run) -> Ending:
     if run.stopped_early:
-        return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
+        return Ending("stopped", STOPPED_EXIT, run.stop_signal or None, Cause.STOPPED)
     try:
         return Ending("completed", result=json.dumps(value))
     except (TypeError, ValueError) as error:
@@ -104,10 +106,13 @@ def elastic(request: Request, run: Run, lock: int | None) -> Ending:
     ending = _child(argv, run, lock, forward_term=False)
     if not request.target:
         return ending
-    told = read_rank_ending(run.attempt)
-    if told is None or (ending.outcome != "completed" and told.outcome == "completed"):
+    told = read_rank_ending(run.attempt, max(1, request.resources.gpus))
+    if told is None:
         return ending
-    return told
+    if told.outcome == "completed" and ending.outcome != "completed":
+        # gloo and NCCL may abort while the interpreter shuts down; every rank had returned by then.
+        print(f"hpcpools: all ranks returned, then one ended badly: {ending.error}", file=sys.stderr)
+    return replace(told, signal=ending.signal) if told.outcome == "stopped" else told
 
 
 def _script(command: Sequence[str]) -> list[str]:
@@ -127,8 +132,8 @@ def write_rank_ending(attempt: Path, rank: int, ending: Ending) -> None:
     atomic.write_json(attempt / f"rank-{rank}.json", {**vars(ending), "cause": ending.cause.value})
 
 
-def read_rank_ending(attempt: Path) -> Ending | None:
-    """The first failed rank's account, else rank 0's; None if rank 0 left none."""
+def read_rank_ending(attempt: Path, ranks: int) -> Ending | None:
+    """The first failed rank's account, else rank 0's; None unless all ``ranks`` left theirs."""
     found: dict[int, Ending] = {}
     for path in attempt.glob("rank-*.json"):
         facts = atomic.read_json(path)
@@ -136,7 +141,7 @@ def read_rank_ending(attempt: Path) -> Ending | None:
             facts["cause"] = Cause(facts["cause"])
             found[int(path.stem.removeprefix("rank-"))] = Ending(**facts)
     failed = [found[rank] for rank in sorted(found) if found[rank].outcome == "failed"]
-    return failed[0] if failed else found.get(0)
+    return failed[0] if failed else found.get(0) if len(found) == ranks else None
 
 
 def _child(argv: list[str], run: Run, lock: int | None, *, forward_term: bool) -> Ending:
@@ -154,7 +159,7 @@ def _child(argv: list[str], run: Run, lock: int | None, *, forward_term: bool) -
     except OSError as error:
         return Ending("failed", 127, cause=Cause.USER_ERROR, error=f"{argv[0]}: {error.strerror}")
     kill_at: float | None = None
-    stopping = False
+    warned = 0  # USR2 if it ever came, else TERM: what told us to stop
     while True:
         try:
             code = child.wait(timeout=0.2)
@@ -164,9 +169,9 @@ def _child(argv: list[str], run: Run, lock: int | None, *, forward_term: bool) -
         except KeyboardInterrupt:
             signals.append(signal.SIGTERM)
         cancelled = (run.path / "cancel.json").exists() if signals else False
-        if signals and not stopping:
-            stopping = True
+        if signals:
             atomic.create_bytes(run.attempt / "stop", b"")
+            warned = signal.SIGUSR2 if signal.SIGUSR2 in (warned, *signals) else signal.SIGTERM
         if signal.SIGTERM in signals and (forward_term or cancelled):
             child.send_signal(signal.SIGTERM if forward_term else signal.SIGINT)
             kill_at = kill_at or (time.monotonic() + CHILD_GRACE if cancelled else None)
@@ -176,21 +181,22 @@ def _child(argv: list[str], run: Run, lock: int | None, *, forward_term: bool) -
     if -code in (signal.SIGTERM, signal.SIGKILL):
         # Slurm signals all processes of a step at once: our own signal may be a moment behind.
         give_up = time.monotonic() + 1.0
-        while not (signals or stopping) and time.monotonic() < give_up:
+        while not (signals or warned) and time.monotonic() < give_up:
             time.sleep(0.05)
-    return _ended(
-        code, argv[0], cancelled=(run.path / "cancel.json").exists(), told=stopping or bool(signals)
-    )
+    warned = warned or (signals[0] if signals else 0)
+    if code == STOPPED_EXIT and not warned and (run.attempt / "stop").exists():  # the sampler's verdict
+        return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
+    return _ended(code, argv[0], cancelled=(run.path / "cancel.json").exists(), warned=warned)
 
 
-def _ended(code: int, program: str, *, cancelled: bool, told: bool) -> Ending:
+def _ended(code: int, program: str, *, cancelled: bool, warned: int) -> Ending:
     """What a child's return code means; negative is the signal that ended it. Pure."""
     if code == 0:
         return Ending("completed")
     if cancelled:
         return Ending("stopped", STOPPED_EXIT, cause=Cause.CANCELLED)
-    if told:
-        return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
+    if warned:
+        return Ending("stopped", STOPPED_EXIT, warned, Cause.STOPPED)
     if code > 0:
         return Ending("failed", code, cause=Cause.USER_ERROR, error=f"exit code {code}")
     error = f"{Path(program).name} was killed by {signal.Signals(-code).name}"

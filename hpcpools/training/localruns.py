@@ -16,11 +16,17 @@ def here(view: View) -> bool:
     return view.request.engine == "local" and view.request.host == socket.gethostname()
 
 
+def started(view: View) -> bool:
+    """True if a process claimed the newest submission; an older one's attempts are history."""
+    return view.attempt is not None and view.attempt.submission == view.submission
+
+
 def alive(view: View) -> bool:
     """True if the process that claimed the newest attempt is still that process, on this boot."""
     attempt = view.attempt
     return (
         attempt is not None
+        and started(view)
         and attempt.boot == nodeenv.boot_id()
         and attempt.pid_start != 0
         and nodeenv.process_start(attempt.pid) == attempt.pid_start
@@ -29,7 +35,7 @@ def alive(view: View) -> bool:
 
 def ending(view: View, now: float) -> Change:
     """How a run ended whose process is gone: the marker's word, else what clock and cancel mark tell."""
-    attempt = view.attempt
+    attempt = view.attempt if started(view) else None
     reason = last_line(attempt.error) if attempt else ""
     if view.state.is_final:
         state, cause = view.state, view.cause
@@ -51,6 +57,6 @@ def close(run: RunDirectory) -> View:
     view = read_view(run)  # read after the process was seen gone: its last word is in there
     now = time.time()
     change = ending(view, now)
-    at = (view.attempt.ended if view.attempt else None) or now
+    at = (view.attempt.ended if view.attempt and started(view) else None) or now
     run.record(change.state, at, cause=change.cause.value, exit_code=change.exit_code, reason=change.reason)
     return read_view(run)

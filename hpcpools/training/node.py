@@ -6,18 +6,21 @@ Redis and runs no Slurm command. Exit code: the training's own; 0 for the loser 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from hpcpools.errors import HpcpoolsError, PermissionsError
 from hpcpools.runs import attempts, checkpoints
 from hpcpools.runs.directory import RunDirectory, check_owned
 from hpcpools.runs.request import Request, decode, digest
 from hpcpools.runs.states import Cause
-from hpcpools.training import launch, nodeenv
+from hpcpools.training import imports, launch, machine, nodeenv, preflight, requeue, sampler
 from hpcpools.training.context import Run
 from hpcpools.training.launch import Ending
 
@@ -56,13 +59,20 @@ def _run(directory: RunDirectory, request: Request, submission: int) -> int:
         print(f"hpcpools: {directory.token} is cancelled, superseded or already started; nothing to do")
         return 0
     _redirect(folder)
+    began = time.time()
+    refused: Ending | None = None
     try:
-        ending = _train(directory, request, folder, place.restart, lock)
+        refused = requeue.hopeless(directory, request) or preflight.run(directory, request, folder, place)
+        with contextlib.nullcontext() if refused else sampler.beside(directory, request, folder):
+            ending = refused or _train(
+                directory, _as_submitted(directory, request, submission), folder, place.restart, lock
+            )
         launch.finish(directory, ending)
     except BaseException as error:  # ours, not the user's: say so, and still leave a marker
         ending = Ending("failed", 70, cause=Cause.LAUNCH_FAILURE, error=f"{type(error).__name__}: {error}")
     sys.stdout.flush()
     sys.stderr.flush()
+    again = requeue.wanted(directory, request, ending, began, time.time())
     attempts.end(
         folder,
         ending.outcome,
@@ -71,14 +81,29 @@ def _run(directory: RunDirectory, request: Request, submission: int) -> int:
         signal=ending.signal,
         cause=ending.cause,
         error=ending.error,
+        requeued=again,
     )
+    if again:
+        requeue.ask(place.job_id)
+    elif refused is None and ending.outcome in ("completed", "failed"):
+        preflight.again(directory, request, folder, place)
     return ending.exit_code
+
+
+def _as_submitted(directory: RunDirectory, request: Request, submission: int) -> Request:
+    """The request with what this submission changed (a smaller problem after running out of memory)."""
+    changed = directory.submission(submission).get("arguments")
+    return msgspec.structs.replace(request, arguments=changed) if changed else request
 
 
 def _train(directory: RunDirectory, request: Request, folder: Path, restart: int, lock: int | None) -> Ending:
     checkpoints.clear_unfinished(directory.checkpoints)
     newest = checkpoints.newest_valid(directory.checkpoints)
     nodeenv.publish(directory.path, folder, directory.token, str(newest.path) if newest else "", restart)
+    machine.record(request, folder, nodeenv.process_start(os.getpid()))
+    if refusal := imports.refusal(directory, request):
+        return Ending("failed", 77, cause=Cause.USER_ERROR, error=refusal)
+    imports.publish(directory, request)
     run = Run(directory.path, folder)
     try:
         os.chdir(request.workdir)

@@ -6,6 +6,7 @@ Source of the names: sbatch(1) OUTPUT ENVIRONMENT VARIABLES, srun(1), torchrun's
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from hpcpools.runs.attempts import Place
 RUN_DIR = "HPCPOOLS_RUN_DIR"
 ATTEMPT_DIR = "HPCPOOLS_ATTEMPT_DIR"
 STOP_FILE = "HPCPOOLS_STOP_FILE"
+_GPU = re.compile(r"[0-9]{1,4}|(GPU|MIG)-[A-Za-z0-9/-]{1,80}")
 
 
 def place(env: Mapping[str, str] = os.environ) -> Place:
@@ -55,6 +57,12 @@ def rank() -> tuple[int, int, int]:
     return int(env.get("RANK", "0")), int(env.get("LOCAL_RANK", "0")), int(env.get("WORLD_SIZE", "1"))
 
 
+def granted_gpus(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The GPUs that Slurm or the local executor gave: indices, GPU- or MIG-uuids; empty if unsaid."""
+    words = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return tuple(word.strip() for word in words if _GPU.fullmatch(word.strip()))
+
+
 def publish(run_path: Path, attempt_path: Path, token: str, resume: str, restart: int) -> None:
     """Put the run's facts, and torch's single-process defaults, into this process's environment."""
     facts = {
@@ -77,6 +85,18 @@ def publish(run_path: Path, attempt_path: Path, token: str, resume: str, restart
     os.environ.update(facts)
 
 
+def python_path() -> list[str]:
+    """The folders of PYTHONPATH."""
+    return [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+
+def publish_code(snapshot: Path, folders: list[str]) -> None:
+    """Tell where the code snapshot lies; children import from ``folders`` first."""
+    os.environ["HPCPOOLS_CODE"] = str(snapshot)
+    if folders:
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(folders))
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """This process's environment with ``changes``, for a child."""
     return {**os.environ, **changes}
@@ -85,7 +105,8 @@ def child_environment(**changes: str) -> dict[str, str]:
 def process_start(pid: int) -> int:
     """Start time of a process in clock ticks since boot (proc(5), field 22 of stat); 0 if it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if facts[0] in "ZX" else int(facts[19])  # a zombie has ended, its parent is slow
     except (OSError, ValueError, IndexError):
         return 0
 

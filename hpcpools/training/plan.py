@@ -21,6 +21,7 @@ from hpcpools.config import Config
 from hpcpools.declare import TrainingDeclaration
 from hpcpools.errors import UsageError
 from hpcpools.runs.request import Engine, Request, Resources
+from hpcpools.runs.restarts import DEFAULTS, smaller
 from hpcpools.runs.token import new_token
 from hpcpools.training.launch import launches_python
 
@@ -38,6 +39,8 @@ class Options:
     constraint: str = ""
     launcher: str = ""
     label: str = ""
+    restarts: tuple[str, ...] = ()  # KIND=NUMBER
+    on_oom: str = ""  # halve:ARGUMENT:MINIMUM
 
 
 def plan_callable(
@@ -61,7 +64,7 @@ def plan_callable(
         config,
         resources,
         engine,
-        options.label,
+        options,
         target=entry.name,
         arguments=arguments,
         launcher="elastic" if elastic else "single",
@@ -91,31 +94,62 @@ def plan_command(config: Config, command: tuple[str, ...], options: Options, eng
         config,
         resources,
         engine,
-        options.label,
+        options,
         command=(program, *command[1:]),
         launcher="elastic" if elastic else "single",
         workdir=str(Path.cwd()),
     )
 
 
-def _request(config: Config, resources: Resources, engine: Engine, label: str, **what: Any) -> Request:
+def _request(config: Config, resources: Resources, engine: Engine, options: Options, **what: Any) -> Request:
     now = time.time()
+    label = options.label
     if label:
         textsafe.slurm_field("label", label)
+    budgets = _budgets(config, options.restarts)
+    if options.on_oom:
+        _check_on_oom(options.on_oom, what.get("arguments", {}))
+        budgets["out_of_memory"] = budgets["out_of_memory"] or 10
     return Request(
         token=new_token(now),
         created=now,
         engine=engine,
         resources=resources,
         label=label,
+        restarts=budgets,
+        on_oom=options.on_oom,
         python=sys.executable,
         python_path=config.python_path,
         host_lock=str(slot_lock(config)) if engine == "local" else "",
         user=getpass.getuser(),
         host=socket.gethostname(),
         version=hpcpools.__version__,
+        gpu_checks=config.gpu_checks,
+        telemetry=config.telemetry,
         **what,
     )
+
+
+def _budgets(config: Config, asked: tuple[str, ...]) -> dict[str, int]:
+    """The config's budgets, overruled by ``KIND=NUMBER``. Raises UsageError."""
+    budgets = {kind: int(getattr(config.restarts, kind)) for kind in DEFAULTS}
+    for item in asked:
+        kind, _, number = item.partition("=")
+        if kind not in budgets or not number.isdecimal():
+            raise UsageError(
+                f"--restart {textsafe.one_line(item)!r} is not KIND=NUMBER",
+                hint=f"kinds: {', '.join(budgets)}",
+            )
+        budgets[kind] = int(number)
+    return budgets
+
+
+def _check_on_oom(rule: str, arguments: dict[str, Any]) -> None:
+    if smaller({**arguments}, rule) is None:
+        raise UsageError(
+            f"--on-oom {textsafe.one_line(rule)!r} changes nothing",
+            hint="halve:ARGUMENT:MINIMUM, where ARGUMENT is a number given on this command line",
+        )
 
 
 def slot_lock(config: Config) -> Path:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hpcpools.runs.directory import RunDirectory
-from hpcpools.training import launch
+from hpcpools.training import imports, launch
 from hpcpools.training.context import current_run
 
 
@@ -16,7 +16,9 @@ def main() -> int:
     """Run the callable as this rank; the exit code tells torchrun, the file tells the entry."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # die with torchrun, prctl(2)
     run = current_run()
-    request = RunDirectory(Path(run.path).parent, run.token).request()
+    directory = RunDirectory(Path(run.path).parent, run.token)
+    request = directory.request()
+    imports.publish(directory, request)
     ending = launch.in_process(request, run)
     launch.write_rank_ending(run.attempt, run.rank, ending)
     return ending.exit_code

@@ -17,7 +17,7 @@ import threading
 import time
 
 from hpcpools import eventlog
-from hpcpools.config import Config
+from hpcpools.config import Config, environment
 from hpcpools.errors import HpcpoolsError, UnavailableError
 from hpcpools.runs import directory
 from hpcpools.runs.directory import RunDirectory
@@ -46,7 +46,7 @@ def run(config: Config) -> int:
     log.info("action=slot_ready root=%s", config.root)
     while not stop.is_set():
         views = pending(config)
-        running = [view for view in views if view.attempt is not None]
+        running = [view for view in views if localruns.started(view)]
         if running:
             _watch(config, running[0], None, stop)
         elif views and _machine_free(config):
@@ -97,9 +97,11 @@ def _start(config: Config, view: View, stop: threading.Event) -> None:
     # A session of its own: the training outlives this slot, and the next one finds it by its claim.
     safe_path = ["-P"] if sys.version_info >= (3, 11) else []
     argv = [sys.executable, *safe_path, "-m", "hpcpools.training.local", str(run_directory.path)]
+    # Services run with it set; a user's script imports what lies beside it, as it does on Slurm.
+    env = {name: value for name, value in environment().items() if name != "PYTHONSAFEPATH"}
     with (run_directory.submitit / "launcher.log").open("ab") as output:
         launcher = subprocess.Popen(
-            argv, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            argv, env=env, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     log.info("action=training_started run=%s pid=%d", view.token, launcher.pid)
     _watch(config, view, launcher, stop)
@@ -118,7 +120,7 @@ def _watch(
             break
         if view.cancel_asked and localruns.alive(view):
             term_at = _end_cancelled(view, term_at)
-        elif view.cancel_asked and launcher is not None and view.attempt is None:
+        elif view.cancel_asked and launcher is not None and not localruns.started(view):
             launcher.terminate()  # its entry waits for the machine's lock
         stop.wait(TICK)
     else:

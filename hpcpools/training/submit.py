@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from hpcpools.config import Config, environment
 from hpcpools.errors import (
@@ -17,17 +20,21 @@ from hpcpools.errors import (
     SlurmUnavailableError,
     SubmissionUnknownError,
 )
-from hpcpools.runs import directory
+from hpcpools.runs import directory, nodes
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request, digest, encode
 from hpcpools.runs.states import Cause, RunState
 from hpcpools.slurm import accounting, queue
+from hpcpools.slurm.bucket import Bucket
 from hpcpools.slurm.command import Runner
 from hpcpools.slurm.environment import job_environment
 from hpcpools.training import engine
+from hpcpools.training import environment as recorded
 from hpcpools.training.executors import NodeSlurmExecutor
 
 Note = Callable[[str], None]
+SUBMIT_RATE, SUBMIT_BURST = 1.0, 20  # submissions per second over time, and at once
+SHARED_SQUEUE, SHARED_SACCT = 10.0, 60.0  # seconds: how old an answer may be where one serves many look-ups
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,14 @@ def submit(config: Config, request: Request, note: Note = lambda _text: None) ->
     Raises SlurmRefusedError or SlurmUnavailableError (nothing queued, nothing left behind) and
     SubmissionUnknownError (the run stays SUBMITTING; upkeep goes on looking).
     """
+    facts = recorded.gather(config, request.workdir)
     run = directory.create(config.root, request)
+    recorded.record([run], facts)
     if request.engine == "local":
         run.record(RunState.PENDING, time.time(), reason="waits for the local slot")
         return run
-    number = run.next_submission(time.time()) or 0  # a new run: nobody else can have taken it
+    exclude = avoided(config, run.token, request.resources.partition)
+    number = run.next_submission(time.time(), **exclude) or 0  # a new run: nobody else can have taken it
     try:
         job_id = send(config, run, request, number, note)
     except (SlurmRefusedError, SlurmUnavailableError):  # nothing was queued
@@ -66,7 +76,13 @@ def submit(config: Config, request: Request, note: Note = lambda _text: None) ->
 def send(config: Config, run: RunDirectory, request: Request, number: int, note: Note) -> str:
     """sbatch for submission ``number``; the job's id, also when only a look-up finds it."""
     runner = engine.runner(config)
-    executor = executor_for(config, run, request, runner)
+    facts = run.submission(number)
+    exclude = tuple(facts.get("exclude", ()))
+    if lead := facts.get("signal_lead"):
+        resources = msgspec.structs.replace(request.resources, signal_lead=lead)
+        request = msgspec.structs.replace(request, resources=resources)
+    executor = executor_for(config, run, request, runner, exclude)
+    take_turn(config, note)
     try:
         return executor.send(number)
     except SubmissionUnknownError as error:
@@ -84,35 +100,60 @@ def send(config: Config, run: RunDirectory, request: Request, number: int, note:
         return executor.send(number)
 
 
+def take_turn(config: Config, note: Note) -> None:
+    """Wait until the next sbatch is polite (LOAD-5)."""
+    wait = Bucket(config.root / ".submit.bucket", rate=SUBMIT_RATE, burst=SUBMIT_BURST).reserve()
+    if wait > 1:
+        note(f"many submissions in a row: waiting {wait:.0f} s, so as not to flood Slurm")
+    time.sleep(wait)
+
+
 def _settle(config: Config, runner: Runner, run: RunDirectory, request: Request, note: Note) -> Found:
     found = Found()
     waited = 0.0
     for delay in config.slurm.submit_lookups:
         time.sleep(max(0.0, float(delay) - waited))
         waited = float(delay)
-        found = look_up(runner, run.token, request.created)
+        last = delay is config.slurm.submit_lookups[-1]  # until then absence decides nothing: no sacct
+        found = look_up(runner, run, request.created, history=last)
         note(f"after {waited:.0f} s: " + (f"it is job {found.job_id}" if found.job_id else "not seen yet"))
         if found.job_id:
             break
     return found
 
 
-def look_up(runner: Runner, token: str, since: float) -> Found:
-    """Ask squeue, then sacct, for a token. Certain absence needs an answer from squeue, and from sacct
-    unless the site has none."""
+def look_up(
+    runner: Runner, run: RunDirectory, since: float, *, history: bool = True, shared: bool = False
+) -> Found:
+    """Ask squeue, then sacct, for a run's job that is not known yet. Certain absence needs an answer from
+    squeue, and from sacct unless the site has none. ``shared``: many runs are looked up with this runner."""
+    known = run.job_ids()
     try:
-        jobs = queue.find_token(runner, token)
+        listed = queue.find_token(runner, run.token, max_age=SHARED_SQUEUE if shared else 0.0)
+        jobs = [job for job in listed if job.job_id not in known]
         if jobs:
             return Found(min(jobs, key=lambda job: job.submit or 0.0).job_id, certain=True)
-        history = accounting.find_token(runner, token, since - 60)
+        if not history:
+            return Found()
+        ended = accounting.find_token(runner, run.token, since - 60, max_age=SHARED_SACCT if shared else 0.0)
     except HpcpoolsError:
         return Found()
-    return Found(history[0].job_id if history else "", certain=True)
+    new = [record.job_id for record in ended if record.job_id not in known]
+    return Found(new[0] if new else "", certain=True)
 
 
-def executor_for(config: Config, run: RunDirectory, request: Request, runner: Runner) -> NodeSlurmExecutor:
+def avoided(config: Config, token: str, partition: str) -> dict[str, Any]:
+    """``{"exclude": nodes}`` that the next submission must not use (bad nodes), or nothing."""
+    known = config.training.partitions.get(partition)
+    found = nodes.excluded(config.root, token, time.time(), known.nodes if known else 0)
+    return {"exclude": list(found)} if found else {}
+
+
+def executor_for(
+    config: Config, run: RunDirectory, request: Request, runner: Runner, exclude: tuple[str, ...] = ()
+) -> NodeSlurmExecutor:
     """submitit's executor of one run."""
-    return NodeSlurmExecutor(run, request, runner, job_env(config))
+    return NodeSlurmExecutor(run, request, runner, job_env(config), exclude)
 
 
 def job_env(config: Config) -> dict[str, str]:
@@ -134,7 +175,7 @@ def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) ->
     the old number that turns up later finds itself superseded and runs nothing.
     """
     request = run.request()
-    found = look_up(runner, run.token, request.created)
+    found = look_up(runner, run, request.created, shared=True)
     number = max(0, run.last_submission())
     if found.job_id:
         run.submitted(number, found.job_id, "", now)
@@ -154,7 +195,8 @@ def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) ->
             reason="the submitting process died before Slurm had it; submit again",
         )
         return "failed"
-    again = run.next_submission(now)
+    facts = run.submission(number)
+    again = run.next_submission(now, **{key: facts[key] for key in ("exclude", "arguments") if key in facts})
     if again is None:
         return "unknown"
     job_id = send(config, run, request, again, lambda _text: None)

@@ -9,24 +9,29 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hpcpools import atomic
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
-from hpcpools.runs import directory
+from hpcpools.runs import directory, sweeps
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import Change, Sighting, View, decide, read_view
 from hpcpools.slurm import accounting, queue
+from hpcpools.slurm.bucket import Bucket
 from hpcpools.slurm.command import Runner
-from hpcpools.training import localruns
+from hpcpools.training import localruns, restart
 
 SACCT_INTERVAL = 60.0
 BACKOFF_LIMIT = 600.0
+FRESH_EVERY = 10.0  # seconds between two answers that a user may ask for out of turn
+SLOWEST = 300.0  # seconds: the longest interval of a Slurm that answers
 
 
 @dataclass
@@ -38,8 +43,10 @@ class Poll:
     accounting: bool | None = None  # whether the site keeps accounts; None: not asked yet
     failures: int = 0
     next_try: float = 0.0
+    interval: float = 0.0  # seconds after which the answer is old
     error: str = ""
     listed: dict[str, str] = field(default_factory=dict)  # token → reason
+    waiting: dict[str, dict[str, Any]] = field(default_factory=dict)  # token → partition, expected start
     absent: dict[str, float] = field(default_factory=dict)  # token → first poll without it
 
 
@@ -53,35 +60,41 @@ class Watch:
     error: str
 
 
-def refresh(config: Config, runner: Runner | None, *, max_age: float, now: float | None = None) -> Watch:
+def refresh(
+    config: Config, runner: Runner | None, *, max_age: float | None = None, now: float | None = None
+) -> Watch:
     """Bring every live run up to date; ask Slurm only if the last answer is older than ``max_age`` s.
 
+    ``max_age`` None: than the interval that all readers share.
     ``runner`` None: files only. Costs at most one squeue and one sacct, whatever the number of runs.
     """
-    now = time.time() if now is None else now
+    now, root = time.time() if now is None else now, config.root
     runs = []
-    for token in directory.live_tokens(config.root):
-        if not directory.drop_stale_live_mark(config.root, token, now):
-            run = RunDirectory(config.root, token)
+    for token in directory.live_tokens(root):
+        if not directory.drop_stale_live_mark(root, token, now):
+            run = RunDirectory(root, token)
             with contextlib.suppress(HpcpoolsError):
                 runs.append((run, read_view(run)))
     ended = []
     live = []
     for run, view in runs:
         if view.state.is_final or _died_here(view):
-            ended.append(localruns.close(run) if localruns.here(view) else _settle(run, view))
+            ended.append(localruns.close(run) if localruns.here(view) else _settle(config, run, view))
         else:
             live.append((run, view))
     poll = load_poll(config.root)
-    wanted = [(run, view) for run, view in live if view.request.engine == "slurm"]
-    if wanted and runner is not None and now - poll.at >= max_age and now >= poll.next_try:
+    wanted = [(r, v) for r, v in live if v.request.engine == "slurm" and not v.restart_kind]
+    asked = False
+    if wanted and runner is not None and _due(config, poll, max_age, now):
         with _poll_lock(config.root) as mine:
-            if mine:
+            asked = True
+            poll = load_poll(config.root)  # another reader may just have asked
+            if mine and _due(config, poll, max_age, now):
                 poll = _poll(config, runner, wanted, poll, now)
                 _save(config.root, poll)
     views = []
-    for run, _old in live:
-        view = read_view(run)
+    for run, old in live:
+        view = read_view(run) if asked else old
         if view.state.is_final:
             ended.append(view)
         elif view.token in poll.listed and poll.at > view.as_of:
@@ -89,6 +102,26 @@ def refresh(config: Config, runner: Runner | None, *, max_age: float, now: float
         else:
             views.append(view)
     return Watch(tuple(views), tuple(ended), poll.at or None, poll.error)
+
+
+def pace(floor: float, took: float, luck: float) -> float:
+    """Seconds from a poll to the next: five times what the last one took, within limits, ±20 % by ``luck``.
+
+    ``luck`` is from 0 to 1; it keeps pools that were started together from asking together.
+    """
+    return min(max(floor, 5 * took), max(floor, SLOWEST)) * (0.8 + 0.4 * luck)
+
+
+def may_ask(config: Config) -> bool:
+    """True at most once in ten seconds for a user on this host: the turn to ask before the shared one."""
+    folder = config.machine_dir
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Bucket(folder / "fresh.bucket", rate=1 / FRESH_EVERY, burst=1).take()
+
+
+def _due(config: Config, poll: Poll, max_age: float | None, now: float) -> bool:
+    wait = (poll.interval or float(config.slurm.poll_interval)) if max_age is None else max_age
+    return now - poll.at >= wait and now >= poll.next_try
 
 
 def load_poll(root: Path) -> Poll:
@@ -129,12 +162,14 @@ def _poll(
         wait = min(BACKOFF_LIMIT, float(config.slurm.poll_interval) * 2 ** min(failures - 1, 8))
         return replace(poll, failures=failures, next_try=now + wait, error=error.message)
     jobs: dict[str, list[queue.Job]] = {}
-    for each in snapshot.jobs:
+    for each in sweeps.resolved(config.root, snapshot.jobs):
         jobs.setdefault(each.token, []).append(each)
+    interval = pace(float(config.slurm.poll_interval), snapshot.took, random.random())  # noqa: S311
     fresh = Poll(at=snapshot.at, sacct_at=poll.sacct_at, accounting=poll.accounting)
+    fresh.interval = snapshot.took + interval
     unexplained: list[tuple[RunDirectory, View, queue.Job | None]] = []
     for run, view in wanted:
-        job: queue.Job | None = _own_job(view, jobs.get(view.token, []))
+        job: queue.Job | None = _own_job(run, view, jobs.get(view.token, []))
         current = view
         if job is None:
             fresh.absent[view.token] = poll.absent.get(view.token, snapshot.at)
@@ -142,6 +177,7 @@ def _poll(
                 unexplained.append((run, view, None))
             continue
         fresh.listed[view.token] = job.reason
+        fresh.waiting[view.token] = {"partition": job.partition, "expected": job.expected}
         if view.state is RunState.SUBMITTING:
             _adopt(run, view, job, snapshot.at)
             current = read_view(run)
@@ -149,7 +185,7 @@ def _poll(
         if change is not None and change.state is RunState.FAILED and current.attempt is not None:
             unexplained.append((run, current, job))  # the steps may tell that memory was the cause
         else:
-            _record(run, change, snapshot.at)
+            _record(config, run, current, change, snapshot.at)
     if unexplained:
         _explain(config, runner, unexplained, fresh, snapshot.at)
     return fresh
@@ -174,7 +210,7 @@ def _explain(
             poll.error = error.message
             return  # accounting is silent: absence from squeue alone proves nothing
         poll.accounting = history.available
-        for record in history.jobs:
+        for record in sweeps.resolved(config.root, history.jobs):
             found.setdefault(record.token, []).append(record)
     for run, view, listed in runs:
         records = [record for record in found.get(view.token, []) if record.job_id == view.job_id]
@@ -184,13 +220,14 @@ def _explain(
             seen = _sighting(listed, at)
         else:
             seen = Sighting(at, absent_since=poll.absent.get(view.token))
-        _record(run, _decide(config, view, seen), at)
+        _record(config, run, view, _decide(config, view, seen), at)
 
 
-def _own_job(view: View, jobs: list[queue.Job]) -> queue.Job | None:
+def _own_job(run: RunDirectory, view: View, jobs: list[queue.Job]) -> queue.Job | None:
     """The run's job among those that carry its token; a reused id without the token is none of ours."""
     if not view.job_id:
-        return min(jobs, key=lambda job: job.submit or 0.0, default=None)
+        new = [job for job in jobs if job.job_id not in run.job_ids()] if jobs else []
+        return min(new, key=lambda job: job.submit or 0.0, default=None)
     return next((job for job in jobs if job.job_id == view.job_id), None)
 
 
@@ -224,16 +261,9 @@ def _decide(config: Config, view: View, seen: Sighting) -> Change | None:
     )
 
 
-def _record(run: RunDirectory, change: Change | None, at: float) -> None:
+def _record(config: Config, run: RunDirectory, view: View, change: Change | None, at: float) -> None:
     if change is not None:
-        run.record(
-            change.state,
-            at,
-            detail=change.detail,
-            cause=change.cause.value,
-            exit_code=change.exit_code,
-            reason=change.reason,
-        )
+        restart.conclude(run, view, change, at, float(config.restarts.first_delay))
 
 
 def _adopt(run: RunDirectory, view: View, job: queue.Job, at: float) -> None:
@@ -243,11 +273,11 @@ def _adopt(run: RunDirectory, view: View, job: queue.Job, at: float) -> None:
 
 def _died_here(view: View) -> bool:
     """A local training whose process is gone, whoever was to watch it."""
-    return localruns.here(view) and view.attempt is not None and not localruns.alive(view)
+    return localruns.here(view) and localruns.started(view) and not localruns.alive(view)
 
 
-def _settle(run: RunDirectory, view: View) -> View:
+def _settle(config: Config, run: RunDirectory, view: View) -> View:
     """The node's end marker is there: write the end into the events, which ends the watch over the run."""
     change = Change(view.state, view.detail, view.cause, view.exit_code, view.reason)
-    _record(run, change, view.since)
+    _record(config, run, view, change, view.since)
     return read_view(run)
