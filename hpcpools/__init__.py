@@ -9,17 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpcpools.api import enqueue, train
+    from hpcpools.compose import Pipeline, PipelineHandle
     from hpcpools.declare import task, training
     from hpcpools.training.context import Run, current_run
     from hpcpools.training.handle import RunHandle
+    from hpcpools.training.shuffle import Shuffle
 
 __version__ = "0.1.0"
-__all__ = ["Run", "RunHandle", "current_run", "enqueue", "task", "train", "training"]
+__all__ = [
+    "Pipeline",
+    "PipelineHandle",
+    "Run",
+    "RunHandle",
+    "Shuffle",
+    "current_run",
+    "enqueue",
+    "task",
+    "train",
+    "training",
+]
 
 _HOMES = {
+    "Pipeline": "hpcpools.compose",
+    "PipelineHandle": "hpcpools.compose",
     "Run": "hpcpools.training.context",
     "current_run": "hpcpools.training.context",
     "RunHandle": "hpcpools.training.handle",
+    "Shuffle": "hpcpools.training.shuffle",
     "enqueue": "hpcpools.api",
     "task": "hpcpools.declare",
     "train": "hpcpools.api",

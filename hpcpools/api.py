@@ -12,6 +12,7 @@ from hpcpools.errors import UsageError
 from hpcpools.services import autostart
 from hpcpools.short.enqueue import Client, ShortJob
 from hpcpools.training import engine, plan, submit
+from hpcpools.training import snapshot as code_snapshot
 from hpcpools.training.handle import RunHandle
 from hpcpools.training.plan import Options
 
@@ -26,6 +27,7 @@ def train(
     partition: str = "",
     label: str = "",
     on: engine.On = "auto",
+    snapshot: bool | None = None,
     config: Config | None = None,
     **named: Any,
 ) -> RunHandle:
@@ -38,6 +40,7 @@ def train(
         gpus, time, partition: overrule the declaration; ``time`` in seconds or as ``"12h"``.
         label: a name for people.
         on: ``slurm``, ``local`` or ``auto``.
+        snapshot: False runs the live files; None does as the config says.
 
     Raises UsageError, RefusedError, SlurmRefusedError, SlurmUnavailableError, SubmissionUnknownError.
     """
@@ -48,7 +51,7 @@ def train(
     listed = catalog.load(settings)
     where = engine.choose(settings, on)
     request = plan.plan_callable(settings, listed, _name(target), given, options=options, engine=where)
-    run = submit.submit(settings, request)
+    run = submit.submit(settings, code_snapshot.freeze(settings, [request], snapshot)[0])
     if where == "local":
         autostart.for_training(settings)
     return RunHandle(settings, run)

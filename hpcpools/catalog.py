@@ -92,6 +92,15 @@ def load(config: Config) -> Catalog:
                 f"{config.file}: routing.{name!r} names no declared task",
                 hint=f"did you mean {close}?" if close else "`hpcpools tasks` lists them",
             )
+    for training, task in config.continuous_evaluation.items():
+        for name, wanted in ((training, True), (task, False)):
+            if name not in entries or entries[name].is_training != wanted:
+                pool = "training" if wanted else "short task"
+                raise ConfigError(
+                    f"{config.file}: continuous_evaluation.{training!r} = {task!r}: "
+                    f"{name!r} is no declared {pool}",
+                    hint='write "package.module:training" = "package.module:task"',
+                )
     return Catalog(entries)
 
 

@@ -24,9 +24,12 @@ from hpcpools.schema import (
     DEFAULT_SCHEDULE,
     TRAINING_QUEUE,
     Callable,
+    GpuChecks,
     Name,
+    Notify,
     Project,
     Redis,
+    Restarts,
     Retention,
     Schedule,
     ScheduleName,
@@ -35,6 +38,8 @@ from hpcpools.schema import (
     Services,
     Short,
     Slurm,
+    Snapshot,
+    Telemetry,
     Training,
 )
 
@@ -51,13 +56,19 @@ class Config(Section, frozen=True):
 
     project: Project = Project()
     training: Training = Training()
+    restarts: Restarts = Restarts()
+    snapshot: Snapshot = Snapshot()
     short: Short = Short()
     routing: dict[Callable, Name] = msgspec.field(default_factory=dict)
     redis: Redis = Redis()
     slurm: Slurm = Slurm()
+    gpu_checks: GpuChecks = GpuChecks()
+    telemetry: Telemetry = Telemetry()
+    notify: Notify = Notify()
     services: Services = Services()
     schedule: dict[ScheduleName, Schedule] = msgspec.field(default_factory=dict)
     retention: Retention = Retention()
+    continuous_evaluation: dict[Callable, Callable] = msgspec.field(default_factory=dict)
     file: str = ""
 
     @property
@@ -92,7 +103,7 @@ class Config(Section, frozen=True):
 
     @property
     def schedules(self) -> dict[str, Schedule]:
-        """The three built-in periodic tasks, overruled and extended by the file; disabled ones left out."""
+        """The built-in periodic tasks, overruled and extended by the file; disabled ones left out."""
         merged = {**DEFAULT_SCHEDULE, **self.schedule}
         return {name: entry for name, entry in merged.items() if entry.enabled}
 

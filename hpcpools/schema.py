@@ -5,6 +5,7 @@ Plain data for msgspec; finding, reading and explaining errors is the business o
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -44,6 +45,7 @@ class PartitionSection(Section, frozen=True):
 
     gpus_per_node: Count = 0
     max_time: Seconds | None = None
+    nodes: Count = 0  # 0: unknown; then no node is avoided by all runs
 
 
 class Training(Section, frozen=True):
@@ -83,6 +85,27 @@ class Short(Section, frozen=True):
             raise ValueError("'training' is the training pool's own queue; short workers must not serve it")
 
 
+class Restarts(Section, frozen=True):
+    """How often a training is started again, by the kind of its end; see docs/training.md."""
+
+    preemption: Count = 50
+    time_limit: Count = 50
+    node_failure: Count = 5
+    bad_node: Count = 5
+    launch_failure: Count = 3
+    out_of_memory: Count = 0
+    user_error: Count = 0
+    without_progress: Count = 1
+    first_delay: Seconds = Seconds(60)
+
+
+class Snapshot(Section, frozen=True):
+    """Whether a training runs a copy of its code as it was at submission, and how large that may be."""
+
+    enabled: bool = True
+    max_mb: Positive = 50
+
+
 class Redis(Section, frozen=True):
     """A Redis given by address; empty means hpcpools starts its own on a private unix socket."""
 
@@ -98,6 +121,26 @@ class Slurm(Section, frozen=True):
     poll_interval: Seconds = Seconds(30)
     lost_after: Seconds = Seconds(120)
     provisional_for: Seconds = Seconds(300)
+
+
+class Notify(Section, frozen=True):
+    """Who is told of what; the webhook's address is a secret and stands in a file of its own."""
+
+    hook: Line = ""
+    webhook_file: str = ""
+    timeout: Seconds = Seconds(30)
+    events: tuple[Literal["run_finished", "run_failed", "breaker_open", "quarantine"], ...] = (
+        "run_finished",
+        "run_failed",
+        "breaker_open",
+        "quarantine",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= 60:
+            raise ValueError("timeout: up to one minute")
+        if self.hook.strip() and not shlex.split(self.hook):  # unbalanced quotes raise ValueError
+            raise ValueError("hook names no program")
 
 
 class Services(Section, frozen=True):
@@ -125,6 +168,41 @@ class Schedule(Section, frozen=True):
             raise ValueError(f"every = {self.every:g} s: whole seconds, at least 1")
 
 
+class GpuChecks(Section, frozen=True):
+    """The checks of a node's GPUs before and after a training; times in seconds, see docs/gpus.md."""
+
+    enabled: bool = True
+    strict: bool = False
+    require_nvml: bool = False
+    skip: tuple[Annotated[str, Meta(pattern=r"^GPU-[0-9]{1,2}$")], ...] = ()
+    call_timeout: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    total_timeout: Annotated[float, Meta(gt=0, le=120)] = 10.0
+    memory_fail_mib: Positive = 1024
+    memory_fail_percent: Annotated[float, Meta(gt=0, le=100)] = 2.0
+    memory_warn_mib: Positive = 15
+    ecc_corrected_warn: Annotated[int, Meta(ge=0)] = 50_000_000
+    retired_pages_fail: Count = 10
+    temperature_warn: Count = 60
+    temperature_margin: Count = 5
+    link_errors_warn: Positive = 5
+
+
+class Telemetry(Section, frozen=True):
+    """What is measured while a training has GPUs, and what its verdicts do; times in seconds."""
+
+    enabled: bool = True
+    interval: Annotated[float, Meta(ge=0.05, le=3600)] = 5.0
+    idle_after: Annotated[float, Meta(gt=0)] = 900.0
+    hung_after: Annotated[float, Meta(gt=0)] = 1800.0
+    starved_after: Annotated[float, Meta(gt=0)] = 900.0
+    idle_percent: Annotated[float, Meta(ge=0, le=100)] = 5.0
+    hung_percent: Annotated[float, Meta(ge=0, le=100)] = 50.0
+    starved_percent: Annotated[float, Meta(ge=0, le=100)] = 30.0
+    on_idle: Literal["note", "stop"] = "note"
+    on_hung: Literal["note", "stop"] = "note"
+    on_starved: Literal["note", "stop"] = "note"
+
+
 class Retention(Section, frozen=True):
     """Which checkpoints ``cleanup_old_checkpoints`` keeps; everything it does not match is removed."""
 
@@ -141,4 +219,5 @@ DEFAULT_SCHEDULE = {
     "cleanup_old_checkpoints": Schedule(
         task="hpcpools.maintenance:cleanup_old_checkpoints", every=Seconds(3600)
     ),
+    "advance_pipelines": Schedule(task="hpcpools.maintenance:advance_pipelines", every=Seconds(10)),
 }

@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.project import Project
 
-LAB_VARIABLES = ("HPCPOOLS_REQUIRE_LAB", "HPCPOOLS_LAB_ROOT")
+LAB_VARIABLES = ("HPCPOOLS_REQUIRE_LAB", "HPCPOOLS_LAB_ROOT", "HPCPOOLS_CHAOS_SECONDS", "HPCPOOLS_CHAOS_RUNS")
 pytest_plugins = ["tests.cluster.plugin"]
 
 

@@ -73,6 +73,54 @@ def deaf(run, until):
     wait_for(until)
 
 @training(time="5m", launcher="single")
+def slow(run, steps, pace=0.5, save=True, crash_at=0):
+    """Counts steps; saves each; resumes; leaves when told to."""
+    found = run.resume()
+    step = found.step if found else 0
+    print("resumed at", step, flush=True)
+    while step < steps:
+        time.sleep(pace)
+        step += 1
+        run.log(step=step, total=steps)
+        if save:
+            with run.checkpoint(step) as folder:
+                (folder / "x").write_text(str(step))
+        if step == crash_at:
+            raise RuntimeError(f"crash at {step}")
+        if run.should_stop:
+            return None
+    return step
+
+@training(time="5m", launcher="single")
+def chaotic(run, steps, log, pace=0.2):
+    """Counts and saves; tells an outside log which process did which step when."""
+    def tell(what):
+        line = f"{run.token} {os.getpid()} {what} {time.time():.3f}\\n".encode()
+        with open(log, "ab", buffering=0) as file:
+            file.write(line)
+    found = run.resume()
+    step = found.step if found else 0
+    tell(f"start {step}")
+    while step < steps:
+        time.sleep(pace)
+        step += 1
+        tell(f"step {step}")
+        run.log(step=step, total=steps)
+        with run.checkpoint(step) as folder:
+            (folder / "x").write_text(str(step))
+        if run.should_stop:
+            tell(f"stop {step}")
+            return None
+    tell(f"done {step}")
+    return step
+
+@training(time="5m", launcher="single")
+def hungry(run, batch):
+    if batch > 10:
+        raise MemoryError(f"batch {batch}")
+    return batch
+
+@training(time="5m", launcher="single")
 def fail(run):
     print("about to fail", flush=True)
     raise RuntimeError("the loss is made of cheese")

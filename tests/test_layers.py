@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "hpcpools"
 # Lower number = lower layer; a module may import its own layer (same folder) and what is below.
 LAYERS = {
     "errors": 0, "atomic": 0, "textsafe": 1, "durations": 1,
-    "eventlog": 2, "declare": 2, "schema": 2, "config": 2, "catalog": 3,
+    "eventlog": 2, "explanation": 2, "declare": 2, "schema": 2, "config": 2, "catalog": 3,
     "runs": 4, "slurm": 4, "redisdb": 4, "gpu": 4,
     "training": 5, "short": 5,
-    "maintenance": 6,
-    "services": 7,
-    "api": 8,
-    "cli": 9, "demo": 10, "__main__": 10, "__init__": 10,
+    "pipeline": 6,
+    "maintenance": 7,
+    "services": 8,
+    "api": 9, "compose": 9,
+    "cli": 10, "demo": 11, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 
 HOMES = {
@@ -25,18 +26,20 @@ HOMES = {
     "rq": ("short/",),
     "rq_scheduler": ("short/schedule.py",),
     "redis": ("redisdb/",),
-    "pynvml": ("gpu.py",),
+    "pynvml": ("gpu/nvml.py",),
     "click": ("cli/", "demo/"),
     "rich": ("cli/",),
-    "torch": ("training/elastic.py", "demo/digits.py"),
+    "torch": ("training/elastic.py", "training/torchstate.py", "training/shuffle.py", "demo/digits.py"),
     "sklearn": ("demo/digits.py",),
     "pickle": (),
     "cloudpickle": (),
 }
 
 # What a compute node imports: it never opens Redis and runs no Slurm command.
-ON_NODE = ("training/node.py", "training/rank.py", "training/launch.py", "training/context.py",
-           "training/nodeenv.py", "training/elastic.py")  # fmt: skip
+ON_NODE = ("training/node.py", "training/element.py", "training/rank.py", "training/launch.py",
+           "training/context.py", "training/nodeenv.py", "training/elastic.py", "training/imports.py",
+           "training/machine.py", "training/preflight.py", "training/sampler.py", "training/torchstate.py",
+           "training/shuffle.py")  # fmt: skip
 NODE_MAY = {"runs", "atomic", "errors", "gpu", "durations", "textsafe", "declare"}
 
 ENVIRONMENT = ("config.py", "training/nodeenv.py")

@@ -32,6 +32,10 @@ def wait_for(config: Config, names: list[str], timeout: float | None, *, as_json
     deadline = None if timeout is None else time.monotonic() + timeout
     failed = []
     rows = []
+    if any(name.startswith("hs-") for name in names):
+        from hpcpools.cli.sweeps import with_runs_of_sweeps
+
+        names = with_runs_of_sweeps(config, names)
     for name in names:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         state, good, reason = (
@@ -151,6 +155,8 @@ def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     from hpcpools.training.handle import open_handle
 
     config = load_config()
+    sweeps = [name for name in names if name.startswith("hs-")]
+    names = tuple(name for name in names if name not in sweeps)
     handles = [open_handle(config, name) for name in names if _is_run(name)]
     jobs = []
     if len(handles) < len(names):
@@ -167,6 +173,10 @@ def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
         for job in jobs:
             job.cancel()
             rows.append((job.id, job.refresh().state))
+    if sweeps:
+        from hpcpools.cli.sweeps import cancel_sweeps
+
+        rows += cancel_sweeps(config, sweeps, dry_run=dry_run)
     if as_json:
         show_json([{"name": name, "state": state, "dry_run": dry_run} for name, state in rows])
         return

@@ -26,6 +26,10 @@ engine = "auto"            # auto: Slurm where it is, else the local slot; or "s
 """
 
 TAIL = """
+# [snapshot]               # a training runs its code as it was at submission, see docs/reproduce.md
+# enabled = true
+# max_mb = 50
+
 [short]
 workers = 4                # processes on this machine
 # preload = ["torch"]      # imported once, before the workers are forked
@@ -79,8 +83,8 @@ def render(site: Site | None, modules: tuple[str, ...]) -> str:
         )
     text = HEAD.format(modules=quoted, training="\n".join(lines))
     for partition in site.partitions:
-        text += f"\n[training.partitions.{partition.name}]   # nodes: {partition.nodes}\n"
-        text += f"gpus_per_node = {partition.gpus_per_node}\n"
+        text += f"\n[training.partitions.{partition.name}]\n"
+        text += f"gpus_per_node = {partition.gpus_per_node}\nnodes = {partition.nodes}\n"
         if partition.max_minutes is not None:
             text += f'max_time = "{durations.clock(partition.max_minutes)}"\n'
     return text + TAIL

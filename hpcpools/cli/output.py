@@ -40,6 +40,11 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def fresh_option(function: F) -> F:
+    """``--fresh`` on a command that shows the shared answer of Slurm."""
+    return click.option("--fresh", is_flag=True, help="Ask Slurm now, at most once in 10 s.")(function)
+
+
 def dry_run_option(function: F) -> F:
     """``--dry-run`` on a command that submits or deletes."""
     return click.option("--dry-run", is_flag=True, help="Only show what would be done.")(function)

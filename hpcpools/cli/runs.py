@@ -9,30 +9,53 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import ago, json_option, load_config, note, show_facts, show_json, show_table
+from hpcpools.cli.output import (
+    ago,
+    fresh_option,
+    json_option,
+    load_config,
+    note,
+    show_facts,
+    show_json,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
+    from hpcpools.pipeline.evaluate import Evaluation
+    from hpcpools.runs.directory import RunDirectory
+    from hpcpools.runs.telemetry import Usage
+    from hpcpools.runs.view import View
+    from hpcpools.training.watch import Watch
 
-FRESH = 10.0  # seconds: the oldest answer of Slurm that a reading command is content with
 
-
-def look(config: Config, max_age: float = FRESH) -> tuple[float | None, str]:
+def look(config: Config, *, fresh: bool = False) -> tuple[float | None, str]:
     """Bring the live runs up to date; (when Slurm last answered, why it did not)."""
+    seen = watched(config, fresh=fresh)
+    return seen.as_of, seen.error
+
+
+def watched(config: Config, *, fresh: bool = False) -> Watch:
+    """The live runs, brought up to date.
+
+    All readers share one answer of Slurm until it is old; ``fresh`` asks again, at most once in
+    10 s per user.
+    """
     from hpcpools.training import engine, watch
 
     if not config.root.is_dir():
-        return None, ""
+        return watch.Watch((), (), None, "")
     runner = engine.runner(config)
-    seen = watch.refresh(config, runner if runner.available() else None, max_age=max_age)
-    return seen.as_of, seen.error
+    max_age = 0.0 if fresh and watch.may_ask(config) else None
+    return watch.refresh(config, runner if runner.available() else None, max_age=max_age)
 
 
 @click.command()
 @click.option("--state", "states", multiple=True, help="Only runs in this state; may be repeated.")
 @click.option("--limit", "-n", default=20, show_default=True, type=click.IntRange(1, 100_000))
+@fresh_option
 @json_option
-def runs(states: tuple[str, ...], limit: int, as_json: bool) -> None:
+def runs(states: tuple[str, ...], limit: int, fresh: bool, as_json: bool) -> None:
     """List trainings, newest first."""
     from hpcpools.errors import HpcpoolsError
     from hpcpools.maintenance.metrics import summary
@@ -41,12 +64,14 @@ def runs(states: tuple[str, ...], limit: int, as_json: bool) -> None:
     from hpcpools.runs.view import read_view
 
     config = load_config()
-    as_of, error = look(config)
+    seen = watched(config, fresh=fresh)
+    as_of, error = seen.as_of, seen.error
+    live = {view.token: view for view in seen.views}  # confirmed later than their files tell
     wanted = {state.upper() for state in states}
     rows: list[dict[str, Any]] = []
     for token in directory.tokens(config.root):
         try:
-            row = summary(config, read_view(RunDirectory(config.root, token)))
+            row = summary(config, live.get(token) or read_view(RunDirectory(config.root, token)))
         except HpcpoolsError as problem:
             note(str(problem))
             continue
@@ -88,23 +113,31 @@ def steps(row: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("name", metavar="RUN|JOB")
+@fresh_option
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, fresh: bool, as_json: bool) -> None:
     """Everything known of one run or short job."""
     config = load_config()
+    if name.startswith("hs-"):
+        from hpcpools.cli.sweeps import show_sweep
+
+        show_sweep(config, name, fresh=fresh, as_json=as_json)
+        return
     if not name.startswith("hp-"):
         from hpcpools.cli.short import show_job
 
         show_job(config, name, as_json)
         return
     from hpcpools import atomic
+    from hpcpools.cli.reproduce import code_facts, code_line
     from hpcpools.maintenance.metrics import summary
-    from hpcpools.runs import checkpoints
+    from hpcpools.runs import checkpoints, telemetry
     from hpcpools.training.handle import open_handle
 
     handle = open_handle(config, name)
-    as_of, error = look(config)
-    view = handle.view()
+    seen = watched(config, fresh=fresh)
+    as_of, error = seen.as_of, seen.error
+    view = next((each for each in seen.views if each.token == handle.token), None) or handle.view()
     row = summary(config, view)
     attempts = [
         {
@@ -126,8 +159,16 @@ def show(name: str, as_json: bool) -> None:
         for item in found
     ]
     verdict = atomic.read_json(handle.directory.verdict_file)
+    until = view.since if view.state.is_final else time.time()
+    gpu_use = telemetry.usage(view.attempts, view.request.resources.gpus, until)
+    evaluations = _evaluations(handle.directory)
     if as_json:
         more = {"attempts": attempts, "checkpoints": kept, "verdict": verdict, "path": handle.directory.path}
+        more["evaluations"] = [vars(evaluation) for evaluation in evaluations]
+        more["code"] = code_facts(handle.directory, view.request)
+        more["reproduces"] = view.request.reproduces
+        more["gpu"] = vars(gpu_use)
+        more["sweep"] = view.request.sweep
         show_json({**row, **more, "arguments": view.request.arguments, "slurm_as_of": as_of})
         return
     resources = view.request.resources
@@ -139,14 +180,19 @@ def show(name: str, as_json: bool) -> None:
             ("reason", row["reason"]),
             ("slurm says", row["detail"]),
             ("exit code", row["exit_code"]),
+            ("restarts", _restarts(handle.directory, view)),
             ("retryable", None if verdict is None else ("yes" if verdict["retryable"] else "no")),
             ("what", row["what"]),
+            ("sweep", view.request.sweep),
             ("arguments", " ".join(f"{key}={value!r}" for key, value in view.request.arguments.items())),
+            ("code", code_line(handle.directory, view.request)),
+            ("reproduces", view.request.reproduces),
             ("engine", row["engine"] + (f", partition {row['partition']}" if row["partition"] else "")),
             ("resources", f"{resources.gpus} GPUs, {resources.minutes} min, exclusive node"),
             ("job", row["job_id"]),
             ("step", steps(row)),
             ("metrics", _numbers(row["metrics"])),
+            ("gpus", _gpu_use(gpu_use)),
             ("directory", handle.directory.path),
         ]
     )
@@ -169,8 +215,39 @@ def show(name: str, as_json: bool) -> None:
                 for c in found
             ],
         )
+    if evaluations:
+        click.echo()
+        show_table(
+            ["EVALUATED", "TASK", "STATE", "RESULT"],
+            [[e.step, e.task, e.ended or "waiting", e.reason or e.result] for e in evaluations],
+        )
     if error:
         note(f"Slurm does not answer ({error}); the state is as of {ago(as_of)}")
+
+
+def _evaluations(run: RunDirectory) -> list[Evaluation]:
+    if not (run.path / "evaluations").is_dir():
+        return []
+    from hpcpools.pipeline import evaluate
+
+    return evaluate.read(run)
+
+
+def _restarts(run: RunDirectory, view: View) -> str:
+    """``preemption 1/50``: what was used of the budgets."""
+    from hpcpools.runs import restarts
+
+    facts = [run.submission(number) for number in range(view.submission + 1)]
+    used = restarts.used(facts, view.attempts)
+    budgets = view.request.restarts
+    return ", ".join(f"{kind} {n}/{restarts.budget_of(budgets, kind)}" for kind, n in sorted(used.items()))
+
+
+def _gpu_use(use: Usage) -> str:
+    if not use.held:
+        return ""
+    used = "nothing measured" if use.used is None else f"{use.used:.2f} GPU-hours used"
+    return f"{use.held:.2f} GPU-hours held, {used}" + (f"; {use.verdict}" if use.verdict else "")
 
 
 def _numbers(values: dict[str, float]) -> str:
@@ -196,7 +273,7 @@ def logs(run: str, follow: bool, attempt: int | None, stderr: bool, tail: int | 
     show(reader.read(), tail)
     waiting = False
     while follow:
-        view = handle.view(max_age=15.0)
+        view = handle.view(ask=True)
         text = reader.read()
         show(text, None)
         if view.state.is_final and not text:

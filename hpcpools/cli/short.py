@@ -111,7 +111,8 @@ def queue_rows(config: Config) -> list[dict[str, object]]:
     from hpcpools.short import views
     from hpcpools.training import engine
 
-    live = [read_view(RunDirectory(config.root, token)) for token in directory.live_tokens(config.root)]
+    root = config.root
+    live = [read_view(RunDirectory(root, token)) for token in directory.live_tokens(root)]
     waiting = [view.request.created for view in live if view.state is not RunState.RUNNING]
     where = engine.choose(config)
     rows: list[dict[str, object]] = [

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import ago, json_option, load_config, note, show_json, show_table
-from hpcpools.cli.runs import look, steps
+from hpcpools.cli.output import ago, fresh_option, json_option, load_config, note, show_json, show_table
+from hpcpools.cli.runs import steps, watched
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
 
 
 @click.command()
+@click.option("--watch", "every", metavar="SECONDS", type=click.FloatRange(0.5), help="Redraw until Ctrl-C.")
+@fresh_option
 @json_option
-def status(as_json: bool) -> None:
+def status(every: float | None, fresh: bool, as_json: bool) -> None:
     """Both pools on one screen, with the age of every fact."""
     config = load_config()
+    if every is None:
+        _once(config, fresh, as_json)
+        return
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        while True:
+            if not as_json:
+                click.clear()  # on a terminal only
+                click.echo(f"{time.strftime('%H:%M:%S')}, every {every:g} s, Ctrl-C ends it\n")
+            _once(config, fresh, as_json)
+            sys.stdout.flush()
+            time.sleep(every)
+
+
+def _once(config: Config, fresh: bool, as_json: bool) -> None:
     problems: list[str] = []
     facts = {
         "at": time.time(),
         "config": config.file,
-        "training": _try(problems, _training, config),
+        "training": _try(problems, partial(_training, fresh=fresh), config),
         "queues": _try(problems, _queues, config),
         "workers": _try(problems, _workers, config),
         "schedule": _try(problems, _schedule, config),
@@ -53,7 +72,7 @@ def _try(problems: list[str], read: Callable[[Config], Any], config: Config) -> 
         return None
 
 
-def _training(config: Config) -> dict[str, Any]:
+def _training(config: Config, *, fresh: bool = False) -> dict[str, Any]:
     from hpcpools import gpu
     from hpcpools.maintenance.metrics import summary
     from hpcpools.runs import directory
@@ -62,19 +81,16 @@ def _training(config: Config) -> dict[str, Any]:
     from hpcpools.training import engine
 
     where = engine.choose(config)
-    as_of, error = look(config)
-    live = [
-        summary(config, read_view(RunDirectory(config.root, token)))
-        for token in directory.live_tokens(config.root)
-    ]
+    seen = watched(config, fresh=fresh)
+    live = [summary(config, view) for view in seen.views]
     recent = Counter(
         read_view(RunDirectory(config.root, token)).state.value
         for token in directory.tokens(config.root)[:200]
     )
     return {
         "engine": where,
-        "slurm_as_of": as_of,
-        "slurm_error": error,
+        "slurm_as_of": seen.as_of,
+        "slurm_error": seen.error,
         "gpus_here": gpu.count() if where == "local" else None,
         "live": live,
         "newest_200_by_state": dict(recent),

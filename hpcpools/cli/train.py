@@ -50,6 +50,14 @@ Examples:
     default=None,
     help="elastic: one process per GPU through torch; single: one process.",
 )
+@click.option(
+    "--restart",
+    "restarts",
+    multiple=True,
+    metavar="KIND=N",
+    help="Budget of restarts: preemption, time_limit, node_failure, user_error, …",
+)
+@click.option("--on-oom", default="", metavar="RULE", help="halve:ARGUMENT:MINIMUM after out of memory.")
 @click.option("--label", default="", help="A name for people.")
 @click.option(
     "--on",
@@ -57,6 +65,11 @@ Examples:
     default="auto",
     show_default=True,
     help="Which engine runs it.",
+)
+@click.option(
+    "--snapshot/--no-snapshot",
+    default=None,
+    help="Run a copy of the code as it is now (see docs/reproduce.md); the config decides if left out.",
 )
 @click.option(
     "--check", is_flag=True, help="Check everything (also with sbatch --test-only); submit nothing."
@@ -73,6 +86,7 @@ def train(
     on: Any,
     check: bool,
     wait_: bool,
+    snapshot: bool | None,
     as_json: bool,
     dry_run: bool,
     time: str | None,
@@ -85,6 +99,7 @@ def train(
     """
     from hpcpools import durations
     from hpcpools.training import engine, submit
+    from hpcpools.training import snapshot as code_snapshot
     from hpcpools.training.plan import Options
 
     config = load_config()
@@ -92,6 +107,8 @@ def train(
     minutes = None if time is None else durations.minutes(time)
     options = Options(minutes=minutes, **{**given, "launcher": given["launcher"] or ""})
     request = _plan(config, target, arguments, ctx.meta.get(COMMAND), options, where)
+    code = code_snapshot.survey(config, request, snapshot, note)
+    request = code_snapshot.use(request, code)
     if dry_run:
         click.echo(submit.script(config, request) if where == "slurm" else _local_plan(request), nl=False)
         return
@@ -103,6 +120,7 @@ def train(
         return
     if where == "local" and (given["gpus"] or 0) > request.resources.gpus:
         note(f"this machine has {request.resources.gpus} GPUs; {given['gpus']} were asked for")
+    code_snapshot.store(config, code)
     run = submit.submit(config, request, note)
     if where == "local":
         from hpcpools.services import autostart

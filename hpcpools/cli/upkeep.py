@@ -59,7 +59,10 @@ def pin(run: str, step: int, off: bool) -> None:
 
 @click.command()
 @click.argument(
-    "task", type=click.Choice(["update_job_metrics", "scan_failed_jobs", "cleanup_old_checkpoints"])
+    "task",
+    type=click.Choice(
+        ["update_job_metrics", "scan_failed_jobs", "cleanup_old_checkpoints", "advance_pipelines"]
+    ),
 )
 @json_option
 def upkeep(task: str, as_json: bool) -> None:

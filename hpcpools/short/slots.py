@@ -7,11 +7,13 @@ grid: parts of a second, cron lines with random or hashed fields, and dates that
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from croniter import croniter
 
+from hpcpools.catalog import BUILT_IN
 from hpcpools.config import Config
 from hpcpools.errors import ConfigError
 from hpcpools.schema import Schedule
@@ -23,10 +25,14 @@ _RANDOM = re.compile(r"(?<![A-Za-z])[RrHh](?![A-Za-z])")
 
 @dataclass(frozen=True)
 class Timing:
-    """When a schedule fires: ``every`` so many seconds since the epoch, or by a ``cron`` line in UTC."""
+    """When a schedule fires: ``every`` so many seconds since the epoch, or by a ``cron`` line in UTC.
+
+    ``offset``: seconds by which the grid is moved, so that the upkeep of many pools is not due at once.
+    """
 
     every: int = 0
     cron: str = ""
+    offset: int = 0
 
     def __str__(self) -> str:
         return f"cron {self.cron}" if self.cron else f"every {self.every}s"
@@ -35,18 +41,18 @@ class Timing:
         """The first slot later than ``after`` (seconds since the epoch, like every slot)."""
         if self.cron:
             return int(self._iterate(int(after)).get_next(float))
-        return (int(after) // self.every + 1) * self.every
+        return ((int(after) - self.offset) // self.every + 1) * self.every + self.offset
 
     def newest(self, now: float) -> int:
         """The last slot at or before ``now``."""
         if self.cron:
             return int(self._iterate(int(now) + 1).get_prev(float))
-        return int(now) // self.every * self.every
+        return (int(now) - self.offset) // self.every * self.every + self.offset
 
     def between(self, first: int, last: int) -> int:
         """How many slots lie strictly between ``first`` and ``last``; MAX_COUNTED means "or more"."""
         if not self.cron:
-            return max(0, (last - 1) // self.every - first // self.every)
+            return max(0, (last - 1 - self.offset) // self.every - (first - self.offset) // self.every)
         slots = self._iterate(first)
         count = 0
         while count < MAX_COUNTED and slots.get_next(float) < last:
@@ -91,7 +97,9 @@ def timing(config: Config, name: str, schedule: Schedule) -> Timing:
     """The timing of a declared schedule. Raises ConfigError naming file, key, value and what is allowed."""
     where = f"{config.file}: schedule.{name}"
     if schedule.every is not None:  # the schema has made sure of whole seconds
-        return Timing(every=int(schedule.every))
+        every = int(schedule.every)
+        ours = schedule.task.startswith(f"{BUILT_IN}:")
+        return Timing(every=every, offset=zlib.crc32(str(config.runtime_dir).encode()) % every if ours else 0)
     found = Timing(cron=" ".join(schedule.cron.split()))
     try:
         if _RANDOM.search(found.cron) or len(found.cron.split()) not in (1, 5):

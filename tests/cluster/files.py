@@ -24,8 +24,12 @@ class LabError(Exception):
 
 
 def default_root(variant: str) -> Path:
-    """Return where the lab of a variant lives unless told otherwise: a path every user can traverse."""
-    return Path(os.environ.get("HPCPOOLS_LAB_ROOT", "/var/tmp/hpcpools-lab")) / variant
+    """Return where the lab of a variant lives unless told otherwise: a path every user can traverse.
+
+    Each process of a parallel test run has a lab of its own.
+    """
+    root = Path(os.environ.get("HPCPOOLS_LAB_ROOT", "/var/tmp/hpcpools-lab"))
+    return root / os.environ.get("PYTEST_XDIST_WORKER", "") / variant
 
 
 @contextlib.contextmanager

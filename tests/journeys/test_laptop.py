@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hpcpools.schema import DEFAULT_SCHEDULE
 from tests.project import Project
 
 
@@ -171,13 +172,13 @@ def test_the_python_api(laptop: Project) -> None:
 
 
 def test_init_makes_a_working_project(laptop: Project) -> None:
-    """The written file is valid as it stands, names the modules, and its three schedules are live."""
+    """The written file is valid as it stands, names the modules, and its schedules are live."""
     (laptop.folder / "hpcpools.toml").unlink()
     laptop.cli("init", "--module", "usertasks")
     names = [row["task"] for row in laptop.json("tasks")]
     assert "usertasks:learn" in names
     laptop.cli("up")
-    laptop.until(lambda: len(laptop.json("status")["schedule"]) == 3, "the schedules")
+    laptop.until(lambda: len(laptop.json("status")["schedule"]) == len(DEFAULT_SCHEDULE), "the schedules")
     laptop.until(
         lambda: any("update_job_metrics" in job["call"] for job in laptop.json("jobs")), "upkeep fires"
     )

@@ -16,11 +16,12 @@ def marks(path: Path) -> list[str]:
     return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def sbatch_runs() -> bool:
-    """An sbatch process is there; it has a session of its own and outlives its caller."""
-    for path in Path("/proc").glob("[0-9]*/comm"):
+def sbatch_runs(site: Project) -> bool:
+    """An sbatch process of ours is there; it has a session of its own and outlives its caller."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if path.read_text().strip() == "sbatch":
+            words = path.read_bytes().split(b"\0")
+            if words[0].endswith(b"sbatch") and any(bytes(site.root) in word for word in words):
                 return True
     return False
 
@@ -80,7 +81,7 @@ def test_a_killed_command_line_doubles_nothing(site: Project, cluster: Cluster, 
     cluster.pause_controller()
     submission = site.start("train", "usertasks:hold", f"until={go}", f"mark={log}")
     site.until(lambda: list(site.root.glob("hp-*/submitit/*.sbatch")), "the script is written")
-    site.until(sbatch_runs, "sbatch waits for the frozen controller")
+    site.until(lambda: sbatch_runs(site), "sbatch waits for the frozen controller")
     os.kill(submission.pid, signal.SIGKILL)
     submission.communicate()
     cluster.resume_controller()

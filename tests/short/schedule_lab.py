@@ -17,6 +17,7 @@ import redis
 from hpcpools import config as configuration
 from hpcpools.config import Config
 from hpcpools.redisdb import keys
+from hpcpools.schema import DEFAULT_SCHEDULE
 from hpcpools.short import timetable
 
 T = TypeVar("T")
@@ -44,10 +45,7 @@ def flaky(path: str) -> str:
 @training
 def long(run) -> None: ...
 """
-OFF = "\n".join(
-    f"[schedule.{name}]\nenabled = false\nevery = 60"
-    for name in ("update_job_metrics", "scan_failed_jobs", "cleanup_old_checkpoints")
-)
+OFF = "\n".join(f"[schedule.{name}]\nenabled = false\nevery = 60" for name in DEFAULT_SCHEDULE)
 _SERVE = (
     "import sys; from pathlib import Path; from hpcpools import config; from hpcpools.short import {0}; "
     "sys.exit({0}.run(config.load(Path(sys.argv[1])){1}))"

@@ -95,7 +95,7 @@ def test_a_timing_without_slots_is_refused(toml: str, said: str, tmp_path: Path)
     file = tmp_path / "hpcpools.toml"
     file.write_text(toml)
     config = configuration.load(file)
-    name, entry = next(item for item in config.schedules.items() if item[0].startswith("a"))
+    name, entry = "a", config.schedules["a"]
     with pytest.raises(ConfigError, match=said) as caught:
         slots.timing(config, name, entry)
     assert str(file) in str(caught.value)
@@ -119,3 +119,17 @@ def test_a_record_survives_its_hash_and_hostile_fields_count_as_unknown() -> Non
     assert Record.from_hash({}) == Record()
     assert Record.from_hash({b"last_slot": b"\xff; rm", b"timing": b"every 60s"}) == Record()
     assert Record.from_hash({b"last_slot": b"-99999999999999999"}) == Record()
+
+
+def test_upkeep_of_many_pools_is_spread(tmp_path: Path) -> None:
+    """LOAD-2: of fifty pools at most ten are due in any second; a user's own schedule is not moved."""
+    text = '[schedule.mine]\ntask = "mod:beat"\nevery = 60\n'
+    seconds = []
+    for number in range(50):
+        settings = configuration.parse_text(text, tmp_path / f"pool-{number}" / "hpcpools.toml")
+        upkeep = slots.timing(settings, "update_job_metrics", settings.schedules["update_job_metrics"])
+        seconds.append(upkeep.next(1_000_000_000) % 60)
+        assert slots.timing(settings, "mine", settings.schedules["mine"]).next(1_000_000_000) % 60 == 0
+        assert upkeep.newest(upkeep.next(5.0)) == upkeep.next(5.0)
+        assert upkeep.between(upkeep.next(0), upkeep.next(0) + 180) == 2
+    assert max(map(seconds.count, seconds)) <= 10

@@ -18,9 +18,12 @@ def test_defaults_are_whole() -> None:
     found = config.parse({}, FILE, {})
     assert found.short.workers == 4
     assert found.short.queues == ("default", "evaluation", "preprocessing", "maintenance")
-    assert set(found.schedules) == {"update_job_metrics", "scan_failed_jobs", "cleanup_old_checkpoints"}
-    every = [float(entry.every or 0) for entry in found.schedules.values()]
-    assert every == [60.0, 300.0, 3600.0]
+    assert {name: float(entry.every or 0) for name, entry in found.schedules.items()} == {
+        "update_job_metrics": 60.0,
+        "scan_failed_jobs": 300.0,
+        "cleanup_old_checkpoints": 3600.0,
+        "advance_pipelines": 10.0,
+    }
     assert found.root == Path("/project/runs")
 
 
