@@ -13,7 +13,7 @@ from hpcpools.errors import HpcpoolsError, NotFoundError
 from hpcpools.maintenance import notify
 from hpcpools.maintenance.metrics import index
 from hpcpools.redisdb.connect import connect
-from hpcpools.runs import directory
+from hpcpools.runs import directory, nodes
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View, read_view
@@ -49,6 +49,9 @@ def scan(config: Config) -> dict[str, Any]:
     index(config, connect(config), [view for _, view in judged])
     for _, view in judged:
         notify.run_ended(config, view)
+    for node in nodes.read_nodes(config.root, time.time()):
+        if node.quarantined_until is not None:
+            notify.quarantined(config, node)
     for run, _ in judged:  # only now: a crash before this repeats the verdict, never loses it
         run.ended_mark.unlink(missing_ok=True)
     restarted = restart.submit_due(config, time.time()) if slurm is not None else []

@@ -16,6 +16,7 @@ from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, RedisUnavailableError
 from hpcpools.redisdb import keys
 from hpcpools.redisdb.outage import told
+from hpcpools.runs.nodes import Node
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View
 from hpcpools.short.enqueue import Client
@@ -99,6 +100,13 @@ def run_ended(config: Config, view: View) -> int:
     if view.breaker:
         told += emit(config, BREAKER_OPEN, facts, key)
     return told
+
+
+def quarantined(config: Config, node: Node) -> int:
+    """Tell that all runs avoid a node now; once for each time it happens."""
+    until = node.quarantined_until or 0.0
+    facts = {"node": node.name, "runs": list(node.runs), "until": until, "failures": len(node.failures)}
+    return emit(config, QUARANTINE, facts, f"{node.name}:{len(node.failures)}:{until:.0f}")
 
 
 def identity(event: str, key: str, receiver: str) -> str:

@@ -65,11 +65,14 @@ def in_process(request: Request, run: Run) -> Ending:
         return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
     except BaseException as error:
         traceback.print_exc()
+        trace = traceback.format_exc()
+        if run.stop_signal:  # its helpers (data loaders, peers) got the signal too, and died of it
+            return Ending("stopped", STOPPED_EXIT, run.stop_signal, Cause.STOPPED, trace)
         if told := imports.hint(run.path.parent, request, error):
             print(told, file=sys.stderr)
         memory = isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__
         cause = Cause.OUT_OF_MEMORY if memory else Cause.USER_ERROR
-        return Ending("failed", 1, cause=cause, error=traceback.format_exc())
+        return Ending("failed", 1, cause=cause, error=trace)
     return _returned(value, run)
 
 

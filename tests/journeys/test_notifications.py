@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from hpcpools.runs.nodes import record_failure
+from hpcpools.runs.token import new_token
 from tests.project import Project
 
 SECRET = "T0000/very-secret-path"  # noqa: S105
@@ -110,6 +113,25 @@ def test_each_end_is_told_once(laptop: Project, webhook: Server) -> None:
     assert "eins" in first["facts"]["text"]
     assert next(path for _, path, _ in webhook.posts) == f"/{SECRET}"
     assert not _leaks(laptop, SECRET)
+
+
+def test_a_quarantine_is_told_once(laptop: Project, webhook: Server) -> None:
+    """Two runs failed the GPU checks of one node: all runs avoid it now, which is news once."""
+    configured(laptop, webhook.url)
+    laptop.cli("up", "redis", "short")
+    laptop.root.mkdir(mode=0o700)
+    now = time.time()
+    finding = {"check": "GPU-6", "level": "FAIL", "value": "3 uncorrected", "gpu": 0, "uuid": "GPU-1"}
+    for number in range(2):
+        evidence = {"at": now + number, "phase": "preflight", "verdict": "FAIL", "findings": [finding]}
+        record_failure(laptop.root, "n2", new_token(now + number), evidence)
+    for _ in range(2):
+        laptop.json("upkeep", "scan_failed_jobs")
+    laptop.until(lambda: told(laptop), "the hook hears of it")
+    assert laptop.json("enqueue", "usertasks:evaluate", "--wait")["state"] == "finished"
+    assert [(entry["facts"]["event"], entry["facts"]["node"]) for entry in told(laptop)] == [
+        ("quarantine", "n2")
+    ]
 
 
 def test_the_address_stays_secret_when_nobody_answers(laptop: Project, webhook: Server) -> None:
