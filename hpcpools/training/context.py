@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -184,6 +185,8 @@ def _parts(model: Any, optimizer: Any, scheduler: Any, scaler: Any, sampler: Any
 def current_run() -> Run:
     """The run this process belongs to; for scripts started by ``hpcpools train -- python script.py``.
 
+    TERM and USR2 set its ``should_stop`` from now on, unless the script has handlers of its own.
+
     Raises UsageError outside a run.
     """
     path, attempt = nodeenv.variable(nodeenv.RUN_DIR), nodeenv.variable(nodeenv.ATTEMPT_DIR)
@@ -191,4 +194,13 @@ def current_run() -> Run:
         raise UsageError(
             "this process belongs to no run", hint="start it with `hpcpools train -- python script.py`"
         )
-    return Run(Path(path), Path(attempt))
+    run = Run(Path(path), Path(attempt))
+    if threading.current_thread() is threading.main_thread() and not _own_handlers():
+        run.heed_signals()
+    return run
+
+
+def _own_handlers() -> bool:
+    """True if the script has handlers of its own: they stay."""
+    found = (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR2))
+    return any(handler not in (signal.SIG_DFL, signal.SIG_IGN, None) for handler in found)

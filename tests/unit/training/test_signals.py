@@ -79,3 +79,22 @@ print(ending.outcome, ending.exit_code, signal.Signals(ending.signal).name, endi
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.stdout == "stopped 75 SIGUSR2 stopped by a signal\n", done.stderr
+
+
+def test_a_script_that_asks_for_its_run_is_warned(tmp_path: Path) -> None:
+    """current_run() makes TERM set should_stop; a handler of the script's own stays."""
+    code = """
+import os, signal, sys
+import hpcpools
+if len(sys.argv) > 1:
+    signal.signal(signal.SIGTERM, lambda *_: print("own"))
+run = hpcpools.current_run()
+os.kill(os.getpid(), signal.SIGTERM)
+print(run.should_stop)
+"""
+    env = {**os.environ, "HPCPOOLS_RUN_DIR": str(tmp_path), "HPCPOOLS_ATTEMPT_DIR": str(tmp_path)}
+    for words, said in (([], "True\n"), (["own"], "own\nFalse\n")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == said, done.stderr
