@@ -228,4 +228,5 @@ class Project:
         if tokens:
             self.cli("cancel", *tokens, check=False)
             self.cli("wait", *tokens, "--timeout", "30s", check=False)
-        self.cli("down", check=False)
+        self.configure()  # a test may have left a broken one, with which nothing can be stopped
+        self.cli("down")
