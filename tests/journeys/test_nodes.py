@@ -41,10 +41,15 @@ def test_a_bad_node_is_refused_and_on_record(site: Project, cluster: Cluster, tm
     assert site.json("nodes") == {"nodes": []}
     go, mark = tmp_path / "go", tmp_path / "marks"
 
-    tokens = [site.train("usertasks:hold", f"until={go}", f"mark={mark}") for _ in range(3)]
+    words = ("usertasks:hold", f"until={go}", f"mark={mark}")
+    cluster.run("scontrol", "update", f"nodename={SICK}", "state=drain", "reason=not yet")
+    healthy = [site.train(*words) for _ in range(2)]
+    for token in healthy:
+        site.until_state(token, "RUNNING")
+    cluster.run("scontrol", "update", f"nodename={SICK}", "state=resume")
+    first = site.train(*words)  # the sick node is the only one left
     record = site.until(lambda: site.json("nodes")["nodes"], "a record of the sick node")
-    (first,) = record[0]["runs"]
-    assert first in tokens
+    assert record[0]["runs"] == [first]
     ended = attempt(site, first)
     assert (ended["outcome"], ended["exit_code"], ended["cause"]) == ("failed", 75, "bad node")
     assert (ended["evidence"]["node"], ended["evidence"]["verdict"]) == (SICK, "FAIL")
@@ -53,7 +58,7 @@ def test_a_bad_node_is_refused_and_on_record(site: Project, cluster: Cluster, tm
     job = ended["evidence"]["job_id"]
     cluster.wait(lambda: cluster.sacct(job, "ExitCode") == "75:0", what="Slurm has the exit code")
 
-    second = site.train("usertasks:hold", f"until={go}", f"mark={mark}")
+    second = site.train(*words)
     assert attempt(site, second)["cause"] == "bad node"
     (row,) = site.json("nodes")["nodes"]
     assert (row["node"], row["failures"], sorted(row["runs"])) == (SICK, 2, sorted([first, second]))
@@ -65,7 +70,6 @@ def test_a_bad_node_is_refused_and_on_record(site: Project, cluster: Cluster, tm
         assert word in text
 
     go.write_text("")
-    healthy = [token for token in tokens if token != first]
     site.cli("wait", *healthy)
     assert {site.state(token) for token in healthy} == {"COMPLETED"}
     assert len({line.split()[0] for line in mark.read_text().splitlines()}) == 2  # the sick node ran nothing
