@@ -86,7 +86,8 @@ def test_a_lost_node_requeues_its_job(cluster: Cluster, tmp_path: Path) -> None:
     cluster.kill_node("n2")
     assert processes.on_node("n2", processes.members(cluster.conf)) == []
     cluster.wait(lambda: cluster.jobs().get(job) == "PENDING", 60, "job requeued")
-    assert "NODE_FAIL" in cluster.run("sacct", "-D", "-X", "-n", "-P", "-j", job, "-o", "State").stdout
+    every_start = ("sacct", "-D", "-X", "-n", "-P", "-j", job, "-o", "State")  # lags behind squeue
+    cluster.wait(lambda: "NODE_FAIL" in cluster.run(*every_start).stdout, 30, "accounting has the failure")
     cluster.start_node("n2")
     cluster.wait(lambda: len(starts.read_text().splitlines()) == 2, 30, "second start")
     assert starts.read_text().splitlines() == ["restart=0", "restart=1"]
