@@ -21,7 +21,9 @@ demo: $(STAMP) ## short tasks answer at once while a training runs: watch it, ab
 test: packages $(STAMP) lint types ## packages, lint, types, all tests against a real Slurm; stops what it started (root)
 	@trap 'for worker in gw0 gw1; do for variant in accounting plain; do \
 	  PYTEST_XDIST_WORKER=$$worker $(LAB) down --variant $$variant >/dev/null; done; done' EXIT; trap 'exit 130' INT TERM; \
-	HPCPOOLS_REQUIRE_LAB=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	export HPCPOOLS_REQUIRE_LAB=1; $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS); code=$$?; \
+	if [ $$code -eq 1 ]; then echo "== what failed beside the others runs once more, alone; see its report above"; \
+	  $(BIN)/pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); code=$$?; fi; exit $$code
 
 chaos: packages $(STAMP) ## 30 trainings under node kills, preemptions and controller pauses for 11 minutes (root)
 	@HPCPOOLS_CHAOS_RUNS=30 HPCPOOLS_CHAOS_SECONDS=660 HPCPOOLS_REQUIRE_LAB=1 $(BIN)/pytest -x tests/chaos $(PYTEST_ARGS)
