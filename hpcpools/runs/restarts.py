@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from hpcpools.runs.attempts import Attempt
 from hpcpools.runs.checkpoints import Checkpoint
 from hpcpools.runs.states import Cause, RunState
+from hpcpools.schema import Restarts
 
 # Which budget a cause is charged to. What is not here is never started again: least of all a LOST run,
 # whose job may still work on a node that Slurm has forgotten.
@@ -28,15 +31,9 @@ KINDS = {
     Cause.USER_ERROR: "user_error",
     Cause.KILLED: "user_error",
 }
+# The budgets of a run whose request names none: the config's own defaults, written once, in the schema.
 DEFAULTS = {
-    "preemption": 50,
-    "time_limit": 50,
-    "node_failure": 5,
-    "bad_node": 5,
-    "launch_failure": 3,
-    "out_of_memory": 0,
-    "user_error": 0,
-    "without_progress": 1,
+    kind: number for kind, number in msgspec.structs.asdict(Restarts()).items() if kind != "first_delay"
 }
 # The user's code did not run, or a smaller problem is tried: no newer checkpoint can be expected.
 UNGATED = {"bad_node", "launch_failure", "out_of_memory"}
