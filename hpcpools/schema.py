@@ -107,10 +107,14 @@ class Snapshot(Section, frozen=True):
 
 
 class Redis(Section, frozen=True):
-    """A Redis given by address; empty means hpcpools starts its own on a private unix socket."""
+    """A Redis given by address; empty means hpcpools starts its own on a private unix socket.
+
+    ``key_file``: the key that signs jobs, where several login nodes share that Redis.
+    """
 
     url: Annotated[str, Meta(pattern=r"^($|unix://|redis://|rediss://)")] = ""
     password_file: str = ""
+    key_file: str = ""
 
 
 class Slurm(Section, frozen=True):

@@ -40,6 +40,7 @@ COMMANDS = {
     "ps": ("services", "ps", "List the services."),
     "worker": ("services", "worker", "Run the short pool in the foreground."),
     "scheduler": ("services", "scheduler", "Run the scheduler in the foreground."),
+    "redis-acl": ("services", "redis_acl", "Write users and passwords for a Redis shared by login nodes."),
     "checkpoints": ("checkpoints", "checkpoints", "List a run's checkpoints; --verify reads them."),
     "export": ("checkpoints", "export", "Copy a checkpoint out of its run."),
     "cleanup": ("upkeep", "cleanup", "Remove old checkpoints by the retention policy."),

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import ago, json_option, load_config, note, show_json, show_table
+from hpcpools.cli.output import (
+    ago,
+    dry_run_option,
+    json_option,
+    load_config,
+    note,
+    show_json,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
@@ -82,6 +91,23 @@ def scheduler() -> None:
     config = load_config()
     activate(config)
     click.get_current_context().exit(schedule.run(config))
+
+
+@click.command(name="redis-acl", epilog="Example: hpcpools redis-acl ~/.config/hpcpools/redis")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@json_option
+@dry_run_option
+def redis_acl(folder: Path, as_json: bool, dry_run: bool) -> None:
+    """Write users, passwords and the signing key for a Redis that several login nodes share into FOLDER."""
+    from hpcpools.redisdb import acl
+
+    folder = folder.expanduser().absolute()
+    made = acl.files(folder) if dry_run else acl.write(folder)
+    if as_json:
+        show_json({name: str(path) for name, path in made.items()})
+        return
+    for name, path in made.items():
+        click.echo(f"{'would write ' if dry_run else ''}{path}  ({acl.PURPOSE[name]})")
 
 
 def _local_trainings(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import redis.exceptions
 
-from hpcpools.errors import RedisUnavailableError
+from hpcpools.errors import RedisUnavailableError, RefusedError
 from hpcpools.textsafe import one_line
 
 # Away, loading its file after a restart, read-only or full: the same command may succeed a little later.
@@ -23,12 +23,16 @@ AWAY = (
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Turn :data:`AWAY` into RedisUnavailableError, for callers that a person waits for."""
+    """Turn :data:`AWAY` into RedisUnavailableError (or RefusedError), for callers that a person waits for."""
     try:
         yield
     except redis.exceptions.OutOfMemoryError:
         raise RedisUnavailableError(
             "Redis is full and takes no more jobs", hint="let the workers catch up, or raise its maxmemory"
+        ) from None
+    except redis.exceptions.NoPermissionError as error:
+        raise RefusedError(
+            f"Redis refuses this user: {one_line(str(error))}", hint="see redis.url and docs/shared-redis.md"
         ) from None
     except AWAY as error:
         raise RedisUnavailableError(

@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 
 from hpcpools import atomic
 from hpcpools.config import Config
@@ -23,12 +24,15 @@ _PURPOSE = b"hpcpools short job, version 1"
 
 
 def pool_key(config: Config) -> bytes:
-    """The 32 random bytes of this pool, created at the first call.
+    """The 32 random bytes of this pool, created at the first call unless ``redis.key_file`` names them.
 
-    Raises PermissionsError if the directory or the file is not ours alone, or holds no key.
+    Raises PermissionsError if the directory or the file is not ours alone, or holds no key; ConfigError if
+    the named one is not there.
     """
     path = runtime.secure_directory(config.runtime_dir) / FILE_NAME
-    if not os.path.lexists(path):
+    if config.redis.key_file:
+        path = config.folder / Path(config.redis.key_file).expanduser()
+    elif not os.path.lexists(path):
         atomic.create_bytes(path, secrets.token_hex(KEY_BYTES).encode() + b"\n")
     try:
         key = bytes.fromhex(runtime.private_text(path))
