@@ -15,9 +15,10 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from hpcpools import formats
 from hpcpools.config import Config
 from hpcpools.errors import ConfigError, RedisUnavailableError
-from hpcpools.redisdb import runtime
+from hpcpools.redisdb import keys, runtime
 from hpcpools.redisdb.runtime import own_socket, uses_own_redis
 from hpcpools.textsafe import one_line
 
@@ -30,23 +31,27 @@ RETRIES = 3  # of a command whose connection broke: 0.05 s, 0.1 s, 0.2 s … at 
 _QUERY = {"unix": {"db"}, "redis": {"db"}, "rediss": {"db", "ssl_ca_certs"}}
 
 
-def connect(config: Config, *, blocking: bool = False, retries: int = RETRIES) -> redis.Redis:
-    """A client that has answered a ping; replies are bytes.
+def connect(
+    config: Config, *, blocking: bool = False, retries: int = RETRIES, reply_timeout: float = REPLY_TIMEOUT
+) -> redis.Redis:
+    """A client that has answered; replies are bytes.
 
     ``blocking``: no reply timeout, for commands that wait on the server (BLPOP, XREAD, pubsub).
     ``retries``: how often a command whose connection broke is sent again, with backoff; a command may
     therefore run twice, so write only what is harmless to repeat.
-    Raises RedisUnavailableError, PermissionsError, ConfigError.
+    ``reply_timeout``: seconds to wait for one reply.
+    Raises RedisUnavailableError, PermissionsError, ConfigError, RefusedError if a newer hpcpools wrote there.
     """
     where = str(own_socket(config)) if uses_own_redis(config) else _redacted(one_line(config.redis.url))
-    client = _client(config, REPLY_TIMEOUT, retries)
+    client = _client(config, reply_timeout, retries)
     try:
-        client.ping()
+        found = client.get(keys.FORMAT)  # instead of a ping
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise _unavailable(where, error, "check redis.password_file and the user in redis.url") from None
     except redis.RedisError as error:
         hint = "start it with `hpcpools up`" if uses_own_redis(config) else "check redis.url and that it runs"
         raise _unavailable(where, error, hint) from None
+    formats.check(_number(found), f"Redis at {where}")
     if not blocking:
         return client
     client.close()
@@ -65,9 +70,7 @@ def _client(config: Config, reply_timeout: float | None, retries: int) -> redis.
     if not uses_own_redis(config):
         client: redis.Redis = redis.Redis.from_url(check_url(config), password=_password(config), **options)
         return client
-    where = own_socket(config)
-    _check_own(config, where)
-    return redis.Redis(unix_socket_path=str(where), **options)
+    return redis.Redis(unix_socket_path=str(runtime.started_socket(config)), **options)
 
 
 def check_url(config: Config) -> str:
@@ -97,16 +100,6 @@ def check_url(config: Config) -> str:
     return url
 
 
-def _check_own(config: Config, where: Path) -> None:
-    try:
-        runtime.check_directory(config.runtime_dir)
-        runtime.check_socket(where)
-    except FileNotFoundError:
-        raise RedisUnavailableError(
-            f"Redis at {where} does not answer: it is not started", hint="start it with `hpcpools up`"
-        ) from None
-
-
 def _password(config: Config) -> str | None:
     if not config.redis.password_file:
         return None
@@ -120,6 +113,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _number(found: Any) -> object:
+    """What stands in a key of Redis, as a number where it is one; a missing one is of the first format."""
+    text = "" if found is None else found.decode("utf-8", "replace")
+    return formats.FORMAT if found is None else int(text) if text.isascii() and text.isdecimal() else text
 
 
 def _redacted(url: str) -> str:

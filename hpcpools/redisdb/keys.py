@@ -15,7 +15,9 @@ def key(*parts: str) -> str:
     return PREFIX + ":".join(parts)
 
 
+FORMAT = key("format")  # string: the format of all that is in this Redis; missing: 1, the first
 INDEX = key("index")  # hash: run token → summary as JSON, rebuilt from the run directories when gone
+INDEX_DRAFT = key("index", "draft")  # hash: the index while `hpcpools reconcile` makes it anew
 INDEX_AS_OF = key("index", "as_of")  # string: epoch seconds of the last update
 SCHEDULER_LEASE = key("scheduler", "lease")  # string with a TTL: the owner token of the one live scheduler
 

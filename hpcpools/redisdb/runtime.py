@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from hpcpools.config import Config
-from hpcpools.errors import ConfigError, PermissionsError
+from hpcpools.errors import ConfigError, PermissionsError, RedisUnavailableError
 
 # sockaddr_un holds 108 bytes on Linux; some room for the temporary names of other programs.
 MAX_SOCKET_PATH = 100
@@ -25,6 +25,22 @@ def uses_own_redis(config: Config) -> bool:
 def own_socket(config: Config) -> Path:
     """Where our own Redis listens. Raises ConfigError if the path is too long for a socket."""
     return socket_path(config.runtime_dir, REDIS_SOCKET)
+
+
+def started_socket(config: Config) -> Path:
+    """Where our own Redis listens, once it and its directory are found to be ours alone.
+
+    Raises RedisUnavailableError if it is not started, PermissionsError, ConfigError.
+    """
+    where = own_socket(config)
+    try:
+        check_directory(config.runtime_dir)
+        check_socket(where)
+    except FileNotFoundError:
+        raise RedisUnavailableError(
+            f"Redis at {where} does not answer: it is not started", hint="start it with `hpcpools up`"
+        ) from None
+    return where
 
 
 def secure_directory(path: Path) -> Path:

@@ -7,23 +7,27 @@ fit the function, or is not plain JSON.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rq.command import send_command
 from rq.exceptions import DuplicateJobError
 from rq.results import Result
 
-from hpcpools import catalog, durations
+from hpcpools import catalog
 from hpcpools.config import Config
-from hpcpools.errors import NotFoundError, RefusedError, RunFailedError, UsageError, WaitTimeoutError
+from hpcpools.declare import intervals
+from hpcpools.errors import NotFoundError, RefusedError, RunFailedError, WaitTimeoutError
 from hpcpools.redisdb.connect import connect
 from hpcpools.redisdb.outage import told
-from hpcpools.short.job import SIGNATURE, HpcJob, HpcQueue, Json, bind
+from hpcpools.short import bulk
+from hpcpools.short.dependencies import defer
+from hpcpools.short.job import HpcJob, HpcQueue, Json, bind
+from hpcpools.short.options import JOB_ID, JobOptions, whole_seconds
+from hpcpools.short.record import SIGNATURE
 from hpcpools.short.scripts import Scripts
 from hpcpools.textsafe import json_arguments, one_line
 
@@ -31,7 +35,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
 ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOOK = 1.0  # seconds: a job can also end without a result, so a waiting process looks this often
 _STOP = 3.0  # seconds to wait for a running job to be stopped
 
@@ -39,6 +42,12 @@ _STOP = 3.0  # seconds to wait for a running job to be stopped
 def fetch(config: Config, job_id: str) -> ShortJob:
     """The handle of an existing job. Raises NotFoundError, RedisUnavailableError."""
     return ShortJob(config, connect(config), job_id).refresh()
+
+
+def check_arguments(entry: catalog.Entry, arguments: dict[str, Any]) -> None:
+    """Raise UsageError unless ``arguments`` fit the task and are plain JSON."""
+    catalog.check_arguments(entry, arguments)
+    json_arguments(arguments)
 
 
 class Client:
@@ -54,70 +63,99 @@ class Client:
         self._queues: dict[str, HpcQueue] = {}
 
     @classmethod
+    def known(cls, config: Config) -> Client | None:
+        """The last client, if it is of this config."""
+        return cls._known if cls._known is not None and cls._known.config == config else None
+
+    @classmethod
     def of(cls, config: Config) -> Client:
         """The client of this config; the last one is kept."""
-        if cls._known is None or cls._known.config != config:
-            cls._known = cls(config)
+        cls._known = cls.known(config) or cls(config)
         return cls._known
 
     def enqueue(
         self,
         task: str | Callable[..., Any],
         arguments: dict[str, Any],
-        *,
-        queue: str | None = None,
-        at_front: bool = False,
-        timeout: str | float | None = None,
-        retries: int | None = None,
-        job_id: str | None = None,
+        options: JobOptions | None = None,
+        **named: Any,
     ) -> ShortJob:
-        """As :func:`hpcpools.enqueue`."""
+        """As :func:`hpcpools.enqueue`; the options as one object, or by name."""
+        said = options or JobOptions(**named)
+        said.check(self.config)
         entry = self.catalog.short(
             task if isinstance(task, str) else f"{task.__module__}:{task.__qualname__}"
         )
-        catalog.check_arguments(entry, arguments)
-        json_arguments(arguments)
-        self._check(queue, retries, job_id)
-        job = self._job_class.of(
+        check_arguments(entry, arguments)
+        return self.send(entry, arguments, said)
+
+    def send(self, entry: catalog.Entry, arguments: dict[str, Any], said: JobOptions) -> ShortJob:
+        """Enqueue what has been checked."""
+        job = self._job(entry, arguments, said)
+        with told():
+            self._push(job, said)
+        return self._handle(job)
+
+    def send_many(
+        self, entry: catalog.Entry, many: Sequence[dict[str, Any]], said: JobOptions
+    ) -> list[ShortJob]:
+        """Enqueue a job for each of ``many`` arguments, which have been checked, in one round trip."""
+        jobs = [self._job(entry, arguments, said) for arguments in many]
+        if jobs:
+            with told():
+                bulk.push(self._queue(jobs[0].origin), jobs, at_front=said.at_front)
+        return [self._handle(job) for job in jobs]
+
+    def _job(self, entry: catalog.Entry, arguments: dict[str, Any], said: JobOptions) -> HpcJob:
+        """A job of this call, not yet written."""
+        return self._job_class.of(
             entry,
             arguments,
             connection=self.connection,
-            job_id=job_id or str(uuid.uuid4()),
-            queue=queue,
-            timeout=None if timeout is None else durations.seconds(timeout),
-            retries=retries,
+            job_id=said.job_id or str(uuid.uuid4()),
+            queue=said.queue,
+            timeout=whole_seconds(said.timeout),
+            retries=said.retries,
+            retry_intervals=intervals(said.retry_intervals),
+            result_ttl=whole_seconds(said.result_ttl),
+            failure_ttl=whole_seconds(said.failure_ttl),
+            depends_on=said.dependencies(),
+            allow_failure=said.allow_failure,
+            meta=said.meta,
         )
-        with told():
-            self._push(job, at_front)
-        return ShortJob(self.config, self.connection, job.id, state="queued", queue=job.origin)
 
-    def _push(self, job: HpcJob, at_front: bool) -> None:
-        queue = self._queues.get(job.origin)
-        if queue is None:
-            queue = HpcQueue(job.origin, connection=self.connection, job_class=self._job_class)
-            self._queues[job.origin] = queue
+    def _handle(self, job: HpcJob) -> ShortJob:
+        return ShortJob(
+            self.config, self.connection, job.id, state=job.get_status(refresh=False).value, queue=job.origin
+        )
+
+    def _push(self, job: HpcJob, said: JobOptions) -> None:
+        queue = self._queue(job.origin)
+        due = said.due()
         try:
             # Unique: when redis-py repeats a command whose reply was lost, the job is not queued twice.
-            queue.enqueue_job(job, at_front=at_front, unique=True)
+            if said.depends_on:
+                defer(queue, job, at_front=said.at_front)
+            elif due:
+                job.enqueue_at_front = said.at_front
+                queue.schedule_job(job, due, unique=True)
+            else:
+                bulk.push(queue, [job], at_front=said.at_front)
         except DuplicateJobError:
-            there = self.connection.hget(job.key, SIGNATURE) or b""
-            if there != job.to_dict()[SIGNATURE].encode():
+            there, created = self.connection.hmget(job.key, SIGNATURE, "created_at")
+            ours = job.to_dict()
+            if created == ours["created_at"].encode():
+                return  # this very call
+            if said.unique or there != ours[SIGNATURE].encode():
                 raise RefusedError(
-                    f"job id {job.id!r} is taken by another job", hint="leave job_id out, or choose a new one"
+                    f"job id {job.id!r} is taken" + ("" if said.unique else " by another job"),
+                    hint=f"`hpcpools show {job.id}` shows it; choose another id",
                 ) from None
 
-    def _check(self, queue: str | None, retries: int | None, job_id: str | None) -> None:
-        if queue is not None and queue not in self.config.short.queues:
-            raise UsageError(
-                f"queue={one_line(str(queue))!r} is no queue of the short pool",
-                hint=f"allowed: {', '.join(self.config.short.queues)}",
-            )
-        if retries is not None and (not isinstance(retries, int) or not 0 <= retries <= 100):
-            raise UsageError(f"retries={retries!r} is wrong", hint="a whole number from 0 to 100")
-        if job_id is not None and not _JOB_ID.fullmatch(job_id):
-            raise UsageError(
-                f"job_id={one_line(job_id)!r} is wrong", hint="letters, digits, _ and -, at most 64"
-            )
+    def _queue(self, name: str) -> HpcQueue:
+        if name not in self._queues:
+            self._queues[name] = HpcQueue(name, connection=self.connection, job_class=self._job_class)
+        return self._queues[name]
 
 
 class ShortJob:
@@ -137,7 +175,7 @@ class ShortJob:
 
     def refresh(self) -> ShortJob:
         """Read ``state`` again; returns itself. Raises NotFoundError, RedisUnavailableError."""
-        if not _JOB_ID.fullmatch(self.id):
+        if not JOB_ID.fullmatch(self.id):
             raise NotFoundError(f"{one_line(self.id)!r} is no job id", hint="`hpcpools jobs` lists them")
         with told():
             status, origin = self._connection.hmget(f"rq:job:{self.id}", ["status", "origin"])

@@ -102,10 +102,12 @@ def _signed_facts(config: Config, connection: Redis, job_id: str) -> tuple[str, 
         for other in wanted:
             pipe.hget(f"rq:job:{other}", "status")
         states = pipe.execute(raise_on_error=False)
-    return job.refusal, tuple(
-        (one_line(str(other)), one_line(state.decode("utf-8", "replace")) if isinstance(state, bytes) else "")
-        for other, state in zip(wanted, states, strict=True)
-    )
+    words = [
+        one_line(state.decode("utf-8", "replace")) if isinstance(state, bytes) else "" for state in states
+    ]
+    if job.allow_dependency_failures:
+        words = ["failed (allowed)" if word == "failed" else word for word in words]
+    return job.refusal, tuple((one_line(str(other)), word) for other, word in zip(wanted, words, strict=True))
 
 
 def explain(facts: Facts) -> Explanation:
@@ -177,7 +179,7 @@ def _queued(facts: Facts) -> Explanation:
         return _answer(
             facts,
             "The pool is suspended: workers finish what they do and start nothing.",
-            "Delete the key rq:suspended (`rq resume`) to let them go on.",
+            "`hpcpools resume` lets them go on (it deletes the key rq:suspended).",
             age,
             code="Suspended",
         )
@@ -187,7 +189,7 @@ def _queued(facts: Facts) -> Explanation:
         return _answer(
             facts,
             f"{before} jobs come before it.",
-            "Wait; more [short] workers, or `--at-front`, would bring it on sooner.",
+            "Wait; more [short] workers, or `--front`, would bring it on sooner.",
             age,
             f"{facts.place} before it in queue {job.queue}, {facts.first} in queues of higher priority",
             served,
@@ -251,8 +253,8 @@ def _deferred(facts: Facts) -> Explanation:
     if bad:
         return _answer(
             facts,
-            f"It waits for {bad[0]}, which did not succeed, so it will never start.",
-            f"`hpcpools explain {bad[0]}` tells why; cancel this one, or enqueue both again.",
+            f"It waits for {bad[0]}, which did not succeed, so it will not start by itself.",
+            f"`hpcpools explain {bad[0]}` tells why; `hpcpools requeue {bad[0]}`, or cancel this one.",
             *shown,
             code="DependencyFailed",
         )

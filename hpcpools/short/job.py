@@ -1,7 +1,7 @@
 """One short job as RQ keeps it: JSON, signed, and resolved through the allow-list only.
 
-Owns what is signed and how a job is refused. Refuses, without raising while it is read, any job that we did
-not sign as it stands: such a job fails alone, with the reason, and nothing that it names is imported.
+Owns how a job is made, read and resolved; ``record`` judges it. Refuses, without raising while it is read,
+any job that we did not sign as it stands: such a job fails alone, and nothing that it names is imported.
 """
 
 from __future__ import annotations
@@ -9,44 +9,31 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rq.defaults import RQ_KEY_PREFIX
 from rq.exceptions import DeserializationError
-from rq.job import Job, JobStatus, Retry
+from rq.job import Dependency, Job, JobStatus, Retry
 from rq.queue import Queue
 
-from hpcpools.catalog import Catalog, Entry
+from hpcpools.catalog import Catalog, Entry, destination
 from hpcpools.config import Config
 from hpcpools.declare import TaskDeclaration
 from hpcpools.errors import ConfigError, RefusedError, UsageError
 from hpcpools.redisdb import keys
 from hpcpools.redisdb.outage import AWAY
-from hpcpools.short import signing
+from hpcpools.short import record, signing
+from hpcpools.short.options import retry_waits
 from hpcpools.textsafe import one_line
 
 if TYPE_CHECKING:
     from redis import Redis
     from redis.client import Pipeline
 
-MAX_PAYLOAD = 64 * 1024  # bytes of JSON: function name and arguments
-RETRY_DELAYS = (0, 10, 60, 300)  # seconds before each next try; the last one repeats
-SIGNATURE = "hpcpools_signature"
 MAX_BELLS = 256  # more pending rings than workers would wake nobody else
 
-# Everything in the job's hash that can change what runs, for how long, or what follows it. What is left out
-# are facts of its life (status, times, worker, meta, retries_left), which workers and rq's tools rewrite.
-SIGNED = (
-    *("origin", "data", "description", "timeout", "ttl", "result_ttl", "failure_ttl"),
-    *("retry_intervals", "enqueue_at_front_on_retry", "repeat_intervals"),
-    *("dependency_id", "dependency_ids", "allow_dependency_failures", "group_id"),
-    *("rate_limit_key", "rate_limit_concurrency", "webhooks"),
-    *("success_callback_name", "failure_callback_name", "stopped_callback_name"),
-    *("success_callback_timeout", "failure_callback_timeout", "stopped_callback_timeout"),
-)
-_LIFE = {"status", "started_at", "ended_at", "enqueued_at", "last_heartbeat", "worker_name"}
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 class Json:
@@ -55,7 +42,7 @@ class Json:
     @staticmethod
     def dumps(value: Any, /) -> bytes:
         """Compact JSON. Raises TypeError or ValueError for anything else."""
-        return json.dumps(value, separators=(",", ":")).encode()
+        return _COMPACT.encode(value).encode()
 
     @staticmethod
     def loads(data: bytes, /) -> Any:
@@ -72,12 +59,15 @@ class HpcJob(Job):
     config: ClassVar[Config]
     catalog: ClassVar[Catalog]
     pool_key: ClassVar[bytes] = b""
+    _unread: Mapping[bytes, bytes]  # of a claimed job, until somebody asks for more than it takes to run it
 
     def __init__(
         self, id: str | None = None, connection: Redis | None = None, serializer: object = None
     ) -> None:
-        super().__init__(id, connection=connection, serializer=Json)
+        super().__init__(id, connection=connection)
+        self.serializer = Json  # rq would check anew, for 12 us, that it has what a serializer needs
         self.refusal = ""
+        self._signed_for = ""  # the queue that a genuine record names
 
     @classmethod
     def of(
@@ -90,30 +80,39 @@ class HpcJob(Job):
         queue: str | None = None,
         timeout: float | None = None,
         retries: int | None = None,
+        retry_intervals: Sequence[int] | None = None,
+        result_ttl: float | None = None,
+        failure_ttl: float | None = None,
+        depends_on: Sequence[str] = (),
+        allow_failure: bool = False,
+        meta: Mapping[str, Any] | None = None,
     ) -> HpcJob:
         """A new job, not yet saved; what is None comes from the declaration, then from the config.
 
-        Raises UsageError if the arguments are too large.
+        Lengths of time in seconds. Raises UsageError if the arguments are too large.
         """
         declared, short = entry.declaration, cls.config.short
         assert isinstance(declared, TaskDeclaration)  # noqa: S101  (Catalog.short returns only these)
-        tries = _first(retries, declared.retries, short.retries)
+        waits = retry_waits(retries, retry_intervals, declared, short.retries)
         job = cls.create(
             entry.name.replace(":", "."),
             kwargs=arguments,
             connection=connection,
             id=job_id,
-            origin=queue or entry.queue,
+            origin=destination(cls.config, entry, queue),
             timeout=math.ceil(_first(timeout, declared.timeout, short.timeout)),
-            result_ttl=math.ceil(_first(declared.result_ttl, short.result_ttl)),
-            failure_ttl=math.ceil(short.failure_ttl),
-            retry=Retry(max=tries, interval=_intervals(tries)) if tries else None,
+            result_ttl=math.ceil(_first(result_ttl, declared.result_ttl, short.result_ttl)),
+            failure_ttl=math.ceil(_first(failure_ttl, short.failure_ttl)),
+            retry=Retry(max=len(waits), interval=waits) if waits else None,
+            depends_on=Dependency(depends_on, allow_failure=allow_failure) if depends_on else None,
+            meta=dict(meta) if meta else None,
         )
         assert isinstance(job, HpcJob)  # noqa: S101  (rq's annotation says Job)
         job.description = one_line(job.description or "", 500)
-        if len(job.data) > MAX_PAYLOAD:
+        if len(job.data) > record.MAX_PAYLOAD:
             raise UsageError(
-                f"{entry.name}: its arguments are {len(job.data)} bytes of JSON, the limit is {MAX_PAYLOAD}",
+                f"{entry.name}: its arguments are {len(job.data)} bytes of JSON, "
+                f"the limit is {record.MAX_PAYLOAD}",
                 hint="write large data to a file and pass its path",
             )
         return job
@@ -124,6 +123,40 @@ class HpcJob(Job):
         job = cls(job_id, connection=connection)
         job.refresh()  # type: ignore[no-untyped-call]
         return job
+
+    @classmethod
+    def claimed(cls, job_id: str, fields: Mapping[bytes, bytes], connection: Redis, queue: str) -> HpcJob:
+        """The job of a claim from ``queue``, ready to run or refused.
+
+        It is judged now, like any other; what rq reads besides (dates, mostly) waits until somebody asks.
+        """
+        job = cls.__new__(cls)
+        job._id, job.connection, job._unread = job_id, connection, fields
+        known = record.named(fields)
+        job.refusal, data = record.judge(cls.pool_key, job_id, known)
+        if job.refusal:
+            job._read()
+        else:
+            job.origin, job._signed_for = record.text(known["origin"]), record.text(known["origin"])
+            job.timeout, job.result_ttl = (int(known.get(name) or 0) for name in ("timeout", "result_ttl"))
+            job._decode(data)
+        return job.came_from(queue)
+
+    if not TYPE_CHECKING:  # or every misspelt attribute would be right
+
+        def __getattr__(self, name: str) -> Any:
+            if "_unread" not in self.__dict__:
+                raise AttributeError(name)
+            self._read()
+            return getattr(self, name)
+
+    def _read(self) -> None:
+        """Everything of a claimed job, as rq has it, without what was set since the claim."""
+        fields, since = self.__dict__.pop("_unread"), dict(self.__dict__)
+        since.pop("_unread", None)
+        self.__init__(self._id, self.connection)  # type: ignore[misc]
+        self.restore(fields)
+        self.__dict__.update(since)
 
     @property
     def task(self) -> str:
@@ -158,34 +191,37 @@ class HpcJob(Job):
         """What ``save`` writes: all of it with a fresh signature, or for a refused job only its life."""
         fields: dict[str, Any] = super().to_dict(include_meta=include_meta, include_result=include_result)
         if self.refusal:
-            return {name: value for name, value in fields.items() if name in _LIFE}
-        if self.instance or self.args or _foreign(fields):
+            return {name: value for name, value in fields.items() if name in record.LIFE}
+        if self._signed_for not in ("", self.origin):  # rq would put any id of its registries anywhere
+            raise RefusedError(
+                f"job {self.id} was signed for queue {self._signed_for}, not {one_line(self.origin)}",
+                hint="enqueue it to the queue that it shall run on",
+            )
+        if self.instance or self.args or record.foreign(fields):
             raise RefusedError(
                 f"job {self.id} uses methods, positional arguments, callbacks, webhooks, groups, repeats or "
                 "rate limits",
                 hint="hpcpools runs plain functions with named arguments",
             )
-        fields[SIGNATURE] = signing.sign(self.pool_key, _signed(self.id, fields, self.data))
+        fields[record.SIGNATURE] = record.sign(self.pool_key, self.id, fields, self.data)
         return fields
 
     def restore(self, raw_data: Mapping[Any, Any]) -> None:
         """Read the hash; a job that is not ours as it stands gets a ``refusal`` and nothing else."""
-        fields = {
-            name.decode("utf-8", "replace") if isinstance(name, bytes) else name: value
-            for name, value in raw_data.items()
-        }
+        fields = record.named(raw_data)
         # Results live in their own stream; rq would decompress these two without a limit.
         fields.pop("result", None)
         fields.pop("exc_info", None)
-        self.refusal = self._judge(fields)
+        self.refusal, _ = record.judge(self.pool_key, self.id, fields)
         if not self.refusal:
             try:
                 super().restore(fields)
-            except Exception as error:  # unsigned facts of its life can hold anything
+                self._signed_for = self.origin
+            except Exception as error:
                 self.refusal = f"its record in Redis is damaged ({type(error).__name__})"
         if self.refusal:
             super().restore({"data": b"", "status": _status(fields)})
-            self.origin = _text(fields.get("origin"))
+            self.origin = record.text(fields.get("origin"))
             self.failure_ttl = math.ceil(self.config.short.failure_ttl)
         self.repeats_left = None
         self.retries_left = min(self.retries_left or 0, len(self.retry_intervals or ())) or None
@@ -197,24 +233,14 @@ class HpcJob(Job):
         self.origin = queue
         return self
 
-    def _judge(self, fields: Mapping[str, Any]) -> str:
-        signature = fields.get(SIGNATURE)
-        if not signature:
-            return "it is not signed, so it was not enqueued through hpcpools"
-        try:
-            data = inflate(fields.get("data") or b"")
-            genuine = signing.verify(self.pool_key, _signed(self.id, fields, data), signature)
-        except (zlib.error, ValueError, TypeError):
-            genuine = False
-        if not genuine:
-            return "its signature does not match: it is forged, or was changed after it was enqueued"
-        return ""
-
     def _deserialize_data(self) -> None:
         if self.refusal:
             raise DeserializationError(self.refusal)
+        self._decode(self.data)
+
+    def _decode(self, data: bytes) -> None:
         try:
-            self._func_name, _, _, self._kwargs = Json.loads(self.data)
+            self._func_name, _, _, self._kwargs = Json.loads(data)
         except (ValueError, TypeError, RecursionError) as error:
             raise DeserializationError(str(error)) from error
         self._instance, self._args = None, ()
@@ -272,38 +298,9 @@ def bell_key(queue: str) -> str:
     return keys.key("bell", queue)
 
 
-def _signed(job_id: str, fields: Mapping[str, Any], data: bytes) -> dict[str, bytes]:
-    """The signed fields as Redis holds them; a missing one is like an empty one."""
-    values = {name: fields.get(name, b"") for name in SIGNED}
-    values |= {"id": job_id, "data": data}
-    return {name: v if isinstance(v, bytes) else str(v).encode() for name, v in values.items()}
-
-
-def _foreign(fields: Mapping[str, Any]) -> bool:
-    names = ("success_callback_name", "failure_callback_name", "stopped_callback_name", "webhooks")
-    return any(fields.get(name) for name in (*names, "group_id", "repeats_left", "rate_limit_key"))
-
-
-def inflate(data: bytes) -> bytes:
-    """Decompressed, but no more than we would ever have stored (a forged job may be a zip bomb)."""
-    inflater = zlib.decompressobj()
-    text = inflater.decompress(data, MAX_PAYLOAD + 1)
-    if not inflater.eof:
-        raise ValueError("too large")
-    return text
-
-
 def _status(fields: Mapping[str, Any]) -> bytes:
-    status = _text(fields.get("status"))
+    status = record.text(fields.get("status"))
     return status.encode() if status in {each.value for each in JobStatus} else b"queued"
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-
-
-def _intervals(tries: int) -> list[int]:
-    return [RETRY_DELAYS[min(number, len(RETRY_DELAYS) - 1)] for number in range(tries)]
 
 
 def _first(*values: Any) -> Any:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcpools.errors import RefusedError
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.client import Pipeline
 
-TTL = 8.0  # seconds; a dead holder is succeeded after this and one poll
+TTL = 8.0  # seconds; a dead holder on another host is succeeded after this and one poll
 
 # Both answer with Redis's own time, so that schedulers on hosts with different clocks agree.
 _TAKE = """
 local owner = redis.call('GET', KEYS[1])
-if not owner then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if not owner or owner == ARGV[3] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  owner = false
 elseif owner == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 local time = redis.call('TIME')
 return {owner or '', time[1], time[2]}
@@ -57,8 +60,8 @@ class Lease:
     """
 
     def __init__(self, connection: Redis, ttl: float = TTL) -> None:
-        self.name = f"{socket.gethostname().split('.')[0]}:{os.getpid()}"
-        self.token = f"{self.name}:{secrets.token_hex(8)}".encode()
+        self.name = f"{_host()}:{os.getpid()}"
+        self.token = f"{self.name}:{_pid_space()}-{secrets.token_hex(8)}".encode()
         self.owner = b""  # as of the last take()
         self._offset = 0.0
         self._connection = connection
@@ -81,9 +84,16 @@ class Lease:
         return time.monotonic() + self._offset
 
     def take(self) -> bool:
-        """Take the lease if it is free, extend it if it is ours; True if it is ours. Reads Redis's clock."""
+        """Take the lease if it is free, extend it if it is ours; True if it is ours. Reads Redis's clock.
+
+        That of a process of this host that has ended is free too: a scheduler that is started again after
+        kill -9 does not wait for it to expire.
+        """
+        dead = self.owner if _has_ended(self.owner) else b""
         self.owner = b""
-        before, seconds, micros = self._take(keys=[keys.SCHEDULER_LEASE], args=[self.token, self._ttl_ms])
+        before, seconds, micros = self._take(
+            keys=[keys.SCHEDULER_LEASE], args=[self.token, self._ttl_ms, dead]
+        )
         self.owner = before or self.token
         self._offset = int(seconds) + int(micros) / 1e6 - time.monotonic()
         return self.held
@@ -119,6 +129,28 @@ def holder(connection: Redis) -> Holder | None:
     if token is None:
         return None
     return Holder(_name(token), max(0.0, TTL - left / 1000))
+
+
+def _pid_space() -> str:
+    """What tells our pids from those of a namesake, or of a container here; "" if nobody can say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _has_ended(token: bytes) -> bool:
+    """Whether the owner of a lease is a process of this host, seen from here, that is no more."""
+    host, _, pid = _name(token).rpartition(":")
+    space = token.decode("ascii", "replace").rpartition(":")[2].partition("-")[0]
+    if host != _host() or not space or space != _pid_space() or not pid.isdigit():
+        return False
+    return not Path(f"/proc/{pid}").exists()
+
+
+def _host() -> str:
+    return socket.gethostname().split(".")[0]
 
 
 def _name(token: bytes) -> str:

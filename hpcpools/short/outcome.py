@@ -5,37 +5,45 @@ Owns the reasons that users read; pure functions. Refuses results that JSON cann
 
 from __future__ import annotations
 
+import json
 import signal
 import traceback
 from typing import Any
 
 from hpcpools.errors import HpcpoolsError, RefusedError
-from hpcpools.short.job import Json
 from hpcpools.textsafe import one_line
 
 MAX_RESULT = 1024 * 1024  # bytes of JSON
 STOPPED = "stopped by user"
+KILLED = "killed by signal 9 (SIGKILL), as kill-horse asked"
+_OURS = ("rq.", "hpcpools.short.", "hpcpools.lane.")
 
 
-def check_result(value: Any) -> None:
-    """Raise RefusedError unless the value can be kept as a result."""
+def check_result(value: Any) -> bytes:
+    """The value as JSON. Raises RefusedError unless it can be kept as a result."""
     try:
-        size = len(Json.dumps(value))
+        text = json.dumps(value, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise RefusedError(
             f"its result ({type(value).__name__}) is not JSON: {one_line(str(error))}",
             hint="return numbers, strings, lists, dicts; write anything else to a file and return the path",
         ) from None
-    if size > MAX_RESULT:
+    if len(text) > MAX_RESULT:
         raise RefusedError(
-            f"its result is {size} bytes of JSON, the limit is {MAX_RESULT}",
+            f"its result is {len(text)} bytes of JSON, the limit is {MAX_RESULT}",
             hint="write it to a file and return the path",
         )
+    return text
 
 
 def over(limit: float) -> str:
     """It did not end in time."""
     return f"ran over its limit of {limit:g} s"
+
+
+def too_large(used: int, limit: int) -> str:
+    """It held more memory than ``limit``; both in bytes."""
+    return f"used {used / 2**30:.2g} GiB of memory, the limit is {limit / 2**30:.2g} GiB (short.memory_mb)"
 
 
 def cause(code: int) -> str:
@@ -60,7 +68,7 @@ def describe(error: BaseException) -> str:
 def trace(error: BaseException) -> str:
     """The traceback from the user's first frame on; empty if it was not the user's code."""
     frame = error.__traceback__
-    while frame and frame.tb_frame.f_globals.get("__name__", "").startswith(("rq.", "hpcpools.short.")):
+    while frame and frame.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
         frame = frame.tb_next
     if frame is None:
         return ""

@@ -1,22 +1,22 @@
-"""Processes of the pool: none outlives its parent, each task is a group that ends as one.
+"""Processes of the pool: none outlives its parent, each child is a group that ends as one.
 
-Owns the kernel calls (prctl, groups, signals as events) and the memory that supervisor, worker and task
-share. Refuses to signal a process that may already have been reaped.
+Owns the kernel calls (prctl, groups, descendants, signals as events). Refuses to signal a process that may
+already have been reaped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import os
 import select
 import signal
-import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Container, Iterator, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
 
 
@@ -56,34 +56,76 @@ def reap(pid: int) -> int:
         return 0
 
 
-def reap_strangers(known: set[int]) -> None:
-    """Reap adopted children that ended and are not in ``known``."""
-    with contextlib.suppress(ChildProcessError):
-        while info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if info.si_pid in known:
-                return  # its owner reaps it; the others are met after that
-            os.waitpid(info.si_pid, 0)
+def has_children() -> bool:
+    """Whether this process has a child that lives; those that ended are reaped."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
-class Board:
-    """Shared memory with one line per worker: the pid of its task's process, and whether that is saving."""
+def end_children(known: Container[int] = ()) -> bool:
+    """Kill and reap every child that is not ``known``; False if some do not go, or cannot be listed.
 
-    _LINE = struct.Struct("qq")
+    What they leave behind becomes our child in its turn (see :func:`adopt_orphans`), hence the repetition.
+    """
+    for _ in range(100):
+        strangers = [pid for pid in _children("self") if pid not in known]
+        if not strangers:
+            return bool(known) or not has_children()
+        for pid in strangers:
+            kill_group(pid)
+        for pid in strangers:
+            if not _ends(pid):
+                return False
+            reap(pid)
+    return False
 
-    def __init__(self, lines: int) -> None:
-        self._memory = mmap.mmap(-1, lines * self._LINE.size)
 
-    def write(self, line: int, pid: int, saving: bool = False) -> None:
-        """Set a line; pid 0 means no task."""
-        self._LINE.pack_into(self._memory, line * self._LINE.size, pid, saving)
+def _ends(pid: int) -> bool:
+    give_up = time.monotonic() + 1.0
+    while not has_ended(pid):
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.001)
+    return True
 
-    def pid(self, line: int) -> int:
-        """The task's process, not yet reaped; 0 if there is none."""
-        return int(self._LINE.unpack_from(self._memory, line * self._LINE.size)[0])
 
-    def saving(self, line: int) -> bool:
-        """Whether the task's own code is over and only its result is being written."""
-        return bool(self._LINE.unpack_from(self._memory, line * self._LINE.size)[1])
+def resident(pid: int) -> int:
+    """Bytes of memory that ``pid`` and all below it hold for themselves (pages of files not counted)."""
+    total, found = 0, [pid]
+    while found:
+        next_one = found.pop()
+        with contextlib.suppress(OSError):
+            total += own_pages(_read(f"/proc/{next_one}/statm")) * _PAGE
+        found += _children(str(next_one))
+    return total
+
+
+def own_pages(statm: bytes) -> int:
+    """Resident pages that are no file's, from the text of /proc/PID/statm."""
+    words = statm.split()
+    return int(words[1]) - int(words[2])
+
+
+class Memory:
+    """How much this process has grown since it began."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._first = self._pages()
+
+    def _pages(self) -> int:
+        return own_pages(os.pread(self._fd, 128, 0))
+
+    def growth(self) -> int:
+        """Bytes; 0 if that cannot be read (a task closed our file)."""
+        try:
+            return (self._pages() - self._first) * _PAGE
+        except (OSError, IndexError, ValueError):
+            return 0
 
 
 class Signals:
@@ -102,7 +144,7 @@ class Signals:
 
     def wait(self, seconds: float) -> None:
         """Sleep until a signal came (also one since the last call), at most ``seconds``."""
-        if select.select([self._reader], [], [], seconds)[0]:
+        if select.select([self._reader], [], [], max(0.0, seconds))[0]:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._reader, 4096)
 
@@ -113,3 +155,16 @@ def forget_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _children(pid: str) -> Iterator[int]:
+    """Direct children of all threads of a process."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                yield from map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123  (a path of /proc, read often)
+        return file.read()

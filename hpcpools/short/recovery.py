@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
+LANE = "lane-"  # the names of the Slurm lane's workers begin so; only the lane knows whether such a one lives
+
+
 def name_prefix(config: Config) -> str:
     """How all worker names of this pool on this host begin."""
     where = f"{socket.gethostname()}:{os.path.realpath(config.runtime_dir)}"
@@ -35,12 +38,15 @@ def name_prefix(config: Config) -> str:
 
 
 class Recovery:
-    """The sweeps of one pool. ``live`` in each call are the names of our workers that may still run."""
+    """The sweeps of one pool. ``live`` in each call are the names of our workers that may still run.
+
+    What the Slurm lane holds is left alone: it runs on other machines, and the lane gives it back itself.
+    """
 
     def __init__(self, connection: Redis, job_class: type[HpcJob]) -> None:
         self._connection = connection
         self._job_class = job_class
-        self._queues = job_class.config.short.queues
+        self._queues = job_class.config.queues
         self._prefix = name_prefix(job_class.config)
         self._scripts = Scripts(connection)
         self._seen: set[tuple[str, str]] = set()
@@ -54,6 +60,7 @@ class Recovery:
         self._adopt_strays(at_once=first)
         self._forget_workers(live)
         past = time.time() - self._job_class.config.short.failure_ttl
+        self._drop_strangers()
         for queue in self._queues:
             self._connection.zremrangebyscore(f"rq:canceled:{queue}", 0, past)
             for registry in (FinishedJobRegistry, FailedJobRegistry, ReadyJobRegistry):
@@ -64,8 +71,12 @@ class Recovery:
                     serializer=Json,
                 ).cleanup()
 
-    def recover(self, live: Collection[str]) -> None:
-        """Put back, or fail for good, every job whose worker is dead."""
+    def recover(self, live: Collection[str], *, only: str = "", count: bool = True, cause: str = "") -> None:
+        """Put back, or fail for good, every job whose worker is dead.
+
+        ``only``: of this worker, which is dead although it is in ``live``. ``count``: it was no accident.
+        ``cause``: how it died, if that is known.
+        """
         held = self._held()
         known = dict.fromkeys((worker for *_, worker in held if worker), True)
         strangers = [name for name in known if not name.startswith(self._prefix)]
@@ -75,10 +86,10 @@ class Recovery:
             known |= dict(zip(strangers, map(bool, pipe.execute()), strict=True))
         for queue, job_id, execution_id, worker in held:
             alive = worker in live if worker.startswith(self._prefix) else known.get(worker, False)
-            if alive:
+            if worker != only if only else alive or worker.startswith(LANE):
                 continue
             try:
-                self._return(queue, job_id, execution_id, worker)
+                self._return(queue, job_id, execution_id, worker, count=count, cause=cause)
             except AWAY:
                 raise
             except Exception as error:  # one odd record must not keep the others from coming back
@@ -103,10 +114,12 @@ class Recovery:
             for number, each in enumerate(found)
         ]
 
-    def _return(self, queue: str, job_id: str, execution_id: str, worker: str) -> None:
-        answer = self._scripts.put_back(queue, job_id, execution_id, worker, count=True)
+    def _return(
+        self, queue: str, job_id: str, execution_id: str, worker: str, *, count: bool, cause: str
+    ) -> None:
+        answer = self._scripts.put_back(queue, job_id, execution_id, worker, count=count)
         if answer == POISON:
-            reason = f"its worker was killed {MAX_DEATHS} times while it ran"
+            reason = f"its worker was killed {MAX_DEATHS} times while it ran" + (cause and f" ({cause})")
             log.error(event("fail", job=job_id, queue=queue, worker=worker, reason=reason))
             self._fail(queue, job_id, execution_id, worker, reason)
         elif answer:
@@ -127,6 +140,19 @@ class Recovery:
             pipe.hdel(job.key, DEATHS)  # if it is requeued by hand, it starts afresh
             pipe.execute()
         HpcQueue(queue, connection=self._connection, job_class=self._job_class).enqueue_dependents(job)
+
+    def _drop_strangers(self) -> None:
+        """Ids that stand ready for a queue they were not signed for; rq would put them there."""
+        for queue in self._queues:
+            for job_id in map(_name, self._connection.zrange(f"rq:ready:{queue}", 0, 999)):
+                try:
+                    job = self._job_class.load(job_id, self._connection)
+                    good = not job.refusal and job.origin == queue
+                except (NoSuchJobError, ValueError):
+                    good = False
+                if not good:
+                    self._connection.zrem(f"rq:ready:{queue}", job_id)
+                    log.warning(event("drop", job=job_id, queue=queue))
 
     def _adopt_strays(self, *, at_once: bool) -> None:
         """Ids in rq's intermediate lists: our claims never pass there, so nobody of ours holds them.

@@ -7,7 +7,7 @@ into their queues. Refuses to write anything while another scheduler holds the l
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -20,10 +20,10 @@ from hpcpools.errors import RedisUnavailableError
 from hpcpools.eventlog import event, log, to_stderr
 from hpcpools.redisdb import keys, outage
 from hpcpools.redisdb.connect import connect
-from hpcpools.short import slots, timetable
+from hpcpools.short import declared, slots, timetable
 from hpcpools.short.job import HpcJob, HpcQueue, bind
 from hpcpools.short.lease import Lease, LeaseLostError
-from hpcpools.short.plan import Plan, plans
+from hpcpools.short.plan import Plan, entry_id, plans, served
 from hpcpools.short.process import Signals
 from hpcpools.short.timetable import Record
 
@@ -38,10 +38,10 @@ LONGEST_PAUSE = 2.0  # seconds between two tries to reach Redis
 
 
 class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no types
-    """rq-scheduler with our jobs, a lease with an owner, a fixed grid, and the config as the truth.
+    """rq-scheduler with our jobs, a lease with an owner, a fixed grid, and files as the truth.
 
-    rq-scheduler's sorted set carries one entry per schedule, scored with its next slot; what is fired
-    comes from the config alone, so nothing that stands in Redis can make it run something else.
+    rq-scheduler's sorted set carries one entry per schedule, scored with its next slot; what is fired is
+    what config and commands declare, so nothing that stands in Redis can make it run something else.
     """
 
     scheduler_lock_key = keys.SCHEDULER_LEASE
@@ -53,11 +53,14 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
         )
         self.redis = connection
         self.lease = Lease(connection)
-        self.plans = {plan.id: plan for plan in plans(config, known)}
+        self.config, self.known = config, known
+        self.table = declared.Table()
+        self.plans: dict[str, Plan] = {}
         self.queues = {
-            name: HpcQueue(name, connection=connection, job_class=self.job) for name in config.short.queues
+            name: HpcQueue(name, connection=connection, job_class=self.job) for name in config.queues
         }
         self._next: dict[str, int] = {}
+        self._read_at = float("-inf")
         self._holder = ""
 
     def acquire_lock(self) -> bool:
@@ -78,18 +81,40 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
         if not self.acquire_lock():
             return POLL
         try:
-            self.reassert()
+            if not self.table.entries:
+                self.read()
+            if not self.table.entries:
+                return POLL  # nobody can tell what is declared
             self.enqueue_jobs()
-            if self.enqueue_delayed():
-                return 0.0
+            self.reassert()
+            more = self.enqueue_delayed()
         except LeaseLostError:
             log.warning(event("lease-lost"))
             return POLL
+        self.read()  # after what is due: a slow disk makes no firing late
         wait = min(self._next.values(), default=float("inf")) - self.lease.clock()
-        return min(POLL, max(0.001, wait))
+        return 0.0 if more else min(POLL, max(0.001, wait))
+
+    def read(self) -> None:
+        """Take over what config and commands declare, at most once a poll; says what it cannot serve."""
+        if time.monotonic() - self._read_at < POLL:
+            return
+        self._read_at = time.monotonic()
+        try:
+            table = declared.read(self.config)
+        except OSError as error:  # a file system that is away: what is known goes on
+            log.warning(event("unread", error=error))
+            return
+        if table == self.table:
+            return
+        found, problems = served(self.config, self.known, table)
+        self.table, self.plans = table, {plan.id: plan for plan in found}
+        self._next = {id_: due for id_, due in self._next.items() if id_ in self.plans}
+        for problem in problems:
+            log.warning(event("unserved", problem=problem))
 
     def reassert(self) -> None:
-        """Make rq-scheduler's entries those of the config, whatever a crash or a person did to them."""
+        """Make rq-scheduler's entries those that are declared, whatever a crash or a person did to them."""
         wanted = list(self.plans.values())
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.zrange(self.scheduled_jobs_key, 0, -1, withscores=True)
@@ -102,7 +127,7 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
             record = records[plan.name]
             score = scores.pop(plan.id.encode(), None)
             if not plan.knows(record):
-                self._declare(plan, record)
+                self._declare(plan)
                 continue
             due = self._next[plan.id] = slots.next_due(plan.timing, record.last_slot, self.lease.clock())
             if score != due or not exists:
@@ -111,15 +136,12 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
         for member in scores:
             self._remove(member)
 
-    def get_jobs_to_queue(self, with_times: bool = False) -> Iterator[HpcJob]:
-        """The entries that are due by Redis's clock."""
-        due: Iterator[HpcJob] = self.get_jobs(self.lease.clock(), with_times=with_times)
-        return due
-
-    def enqueue_job(self, job: HpcJob) -> None:
-        """Fire the due slot of the schedule that the entry ``job`` stands for."""
-        if plan := self.plans.get(job.id):
-            self._fire(plan)
+    def enqueue_jobs(self) -> None:
+        """Fire the slot of each entry that is due by Redis's clock."""
+        due = cast("list[bytes]", self.redis.zrangebyscore(self.scheduled_jobs_key, 0, self.lease.clock()))
+        for member in due:
+            if plan := self.plans.get(member.decode("ascii", "replace")):
+                self._fire(plan)
 
     def enqueue_delayed(self) -> bool:
         """Move RQ's own delayed jobs that are due into their queues; True if more may wait."""
@@ -133,16 +155,18 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
                 self._move(self.queues[name], key, member)
         return any(len(members) == BATCH for members in due)
 
-    def _declare(self, plan: Plan, record: Record) -> None:
-        """Start a schedule that is new, or has a new timing: its first slot is the next one."""
+    def _declare(self, plan: Plan) -> None:
+        """Start a schedule that is new, was paused, or has a new timing: its first slot is the next one."""
         now = self.lease.clock()
-        fresh = replace(record, timing=str(plan.timing), last_slot=plan.timing.newest(now))
         self._next[plan.id] = plan.timing.next(now)
-        self._carry(plan, self._next[plan.id], fresh)
+        self._carry(plan, self._next[plan.id], newest=plan.timing.newest(now))
         log.info(event("declare", schedule=plan.name, timing=plan.timing, next=self._next[plan.id]))
 
-    def _carry(self, plan: Plan, due: int, record: Record | None = None) -> None:
-        """Write rq-scheduler's entry of ``plan`` with its next slot, and ``record`` if given, in one step."""
+    def _carry(self, plan: Plan, due: int, newest: int | None = None) -> None:
+        """Write rq-scheduler's entry of ``plan`` with its next slot, in one step with the record.
+
+        ``newest``: the slot after which the record begins anew.
+        """
         timing = plan.timing
         job = self._create_job(
             plan.entry.name.replace(":", "."),
@@ -152,28 +176,39 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
             commit=False,
         )
 
+        record_key = timetable.record_key(plan.name)
+
         def write(pipe: Pipeline) -> None:
+            record = Record.from_hash(pipe.hgetall(record_key))
             pipe.multi()
-            if record:
-                pipe.hset(timetable.record_key(plan.name), mapping=record.to_hash())
+            if newest is not None:
+                pipe.delete(record_key)  # with any field that nobody can read
+                fresh = replace(record, timing=str(plan.timing), last_slot=newest)
+                pipe.hset(record_key, mapping=fresh.to_hash())
             pipe.delete(job.key)
             job.save(pipeline=pipe)
             pipe.zadd(self.scheduled_jobs_key, {plan.id: due})
 
-        self.lease.guarded(write)
+        self.lease.guarded(write, record_key)
 
     def _remove(self, member: bytes) -> None:
-        """Remove an entry that is not declared, with the record of its schedule."""
+        """Remove an entry that is not served, and the record of a schedule that is not even declared."""
         name = member.decode("ascii", "replace").removeprefix("schedule-")
+        kept = name in self.table.entries
 
         def write(pipe: Pipeline) -> None:
             pipe.multi()
             pipe.zrem(self.scheduled_jobs_key, member)
-            if member.startswith(b"schedule-") and name:
-                pipe.delete(timetable.record_key(name), self.job.key_for(f"schedule-{name}"))
+            if member == entry_id(name).encode() and name:
+                pipe.delete(self.job.key_for(entry_id(name)))
+                if kept:  # the slots until it is served again are not missed ones
+                    pipe.hdel(timetable.record_key(name), "timing")
+                else:
+                    pipe.delete(timetable.record_key(name))
 
         self.lease.guarded(write)
-        log.warning(event("remove", entry=member.decode("utf-8", "replace")))
+        facts = event("rest" if kept else "remove", entry=member.decode("utf-8", "replace"))
+        (log.info if kept else log.warning)(facts)
 
     def _fire(self, plan: Plan) -> None:
         queue, record_key = self.queues[plan.queue], timetable.record_key(plan.name)
@@ -205,7 +240,7 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
         if outcome := self.lease.guarded(write, record_key):
             action, due, late = outcome
             self._next[plan.id] = plan.timing.next(due.slot)
-            facts = event(action, schedule=plan.name, slot=due.slot, late=late, missed=due.missed)
+            facts = event(action, schedule=plan.name, slot=due.slot, late=late, **_missed(due))
             (log.info if action == "fire" and not due.missed else log.warning)(facts)
 
     def _move(self, queue: HpcQueue, registry_key: str, member: bytes) -> None:
@@ -228,6 +263,10 @@ class HpcScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler has no type
             return done
 
         log.info(self.lease.guarded(write, self.job.key_for(job_id)))
+
+
+def _missed(due: slots.Due) -> dict[str, int | None]:
+    return {"missed": due.missed, "missed_from": due.missed_from, "missed_to": due.missed_to}
 
 
 def run(config: Config) -> int:

@@ -7,8 +7,9 @@ job is gone, has ended, or is running right now.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rq.utils import now, utcformat
@@ -29,7 +30,8 @@ _CAN_START = """
 local function can_start(id, wip)
   if not string.match(id, '^[%w_-]+$') then return false end
   local status = redis.pcall('HGET', 'rq:job:' .. id, 'status')
-  if type(status) == 'table' or redis.call('EXISTS', 'rq:job:' .. id) == 0 then return false end
+  if type(status) == 'table' then return false end
+  if not status and redis.call('EXISTS', 'rq:job:' .. id) == 0 then return false end
   if status == 'finished' or status == 'failed' or status == 'stopped' or status == 'canceled' then
     return false
   end
@@ -45,48 +47,59 @@ end
 # KEYS: the worker's executions, rq's suspension flag, the worker; then per queue: list, wip, bell.
 # ARGV: worker, execution id, time, time as rq writes it, lease.
 # A worker that asks holds nothing. If it does hold an execution, the reply to its last claim was lost: the
-# same job is returned again, so a repeated claim is harmless.
-_CLAIM = (
+# same job is returned again, so a repeated claim is harmless. The score of an execution is endless: only we
+# know whether its worker lives, so no cleaning of rq's tools may take it for abandoned.
+CLAIM = (
     _CAN_START
     + """
-for _, held in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local id, execution = string.match(held, '^(.*):([^:]*)$')
+local function rest(state)
+  if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[3], 'state', state) end
+  return false
+end
+local function claim(busy)
+  for _, held in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+    local id, execution = string.match(held, '^(.*):([^:]*)$')
+    for q = 4, #KEYS, 3 do
+      if redis.call('ZSCORE', KEYS[q + 1], held) then
+        return {(q - 4) / 3, id, execution, redis.call('HGETALL', 'rq:job:' .. id)}
+      end
+    end
+    redis.call('SREM', KEYS[1], held)
+  end
+  if redis.call('EXISTS', KEYS[2]) == 1 then return rest('suspended') end
   for q = 4, #KEYS, 3 do
-    if redis.call('ZSCORE', KEYS[q + 1], held) then
-      return {(q - 4) / 3, id, execution, redis.call('HGETALL', 'rq:job:' .. id)}
+    while true do
+      local id = redis.call('LPOP', KEYS[q])
+      if not id then
+        redis.call('DEL', KEYS[q + 2])
+        break
+      end
+      if can_start(id, KEYS[q + 1]) then
+        local held, lease = id .. ':' .. ARGV[2], tonumber(ARGV[5])
+        local execution, executions = 'rq:execution:' .. held, 'rq:executions:' .. id
+        redis.call('HSET', execution, 'id', ARGV[2], 'job_id', id, 'created_at', ARGV[3],
+          'last_heartbeat', ARGV[3], 'worker_name', ARGV[1])
+        redis.call('EXPIRE', execution, lease)
+        redis.call('ZADD', executions, ARGV[3] + lease + 60, ARGV[2])
+        redis.call('EXPIRE', executions, lease + 60)
+        redis.call('ZADD', KEYS[q + 1], '+inf', held)
+        redis.call('SADD', KEYS[1], held)
+        redis.call('EXPIRE', KEYS[1], lease + 60)
+        if not busy then
+          redis.call('HSET', KEYS[3], 'state', 'busy')
+          redis.call('EXPIRE', KEYS[3], lease)
+        end
+        local started, enqueued = ARGV[4], redis.call('HGET', 'rq:job:' .. id, 'enqueued_at')
+        if enqueued and #enqueued == #started and enqueued > started then started = enqueued end
+        redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[1],
+          'started_at', started, 'last_heartbeat', ARGV[4])
+        redis.call('PERSIST', 'rq:job:' .. id)
+        return {(q - 4) / 3, id, ARGV[2], redis.call('HGETALL', 'rq:job:' .. id)}
+      end
     end
   end
-  redis.call('SREM', KEYS[1], held)
+  return rest('idle')
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then return false end
-for q = 4, #KEYS, 3 do
-  while true do
-    local id = redis.call('LPOP', KEYS[q])
-    if not id then
-      redis.call('DEL', KEYS[q + 2])
-      break
-    end
-    if can_start(id, KEYS[q + 1]) then
-      local held, lease = id .. ':' .. ARGV[2], tonumber(ARGV[5])
-      local execution, executions = 'rq:execution:' .. held, 'rq:executions:' .. id
-      redis.call('HSET', execution, 'id', ARGV[2], 'job_id', id, 'created_at', ARGV[3],
-        'last_heartbeat', ARGV[3], 'worker_name', ARGV[1])
-      redis.call('EXPIRE', execution, lease)
-      redis.call('ZADD', executions, ARGV[3] + lease + 60, ARGV[2])
-      redis.call('EXPIRE', executions, lease + 60)
-      redis.call('ZADD', KEYS[q + 1], ARGV[3] + lease, held)
-      redis.call('SADD', KEYS[1], held)
-      redis.call('EXPIRE', KEYS[1], lease + 60)
-      redis.call('HSET', KEYS[3], 'state', 'busy')
-      redis.call('EXPIRE', KEYS[3], lease)
-      redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'worker_name', ARGV[1],
-        'started_at', ARGV[4], 'last_heartbeat', ARGV[4])
-      redis.call('PERSIST', 'rq:job:' .. id)
-      return {(q - 4) / 3, id, ARGV[2], redis.call('HGETALL', 'rq:job:' .. id)}
-    end
-  end
-end
-return false
 """
 )
 
@@ -156,23 +169,16 @@ class Scripts:
     """The scripts on one connection."""
 
     def __init__(self, connection: Redis) -> None:
-        self._claim = connection.register_script(_CLAIM)
+        self._claim = connection.register_script(CLAIM + "return claim()")
         self._put_back = connection.register_script(_PUT_BACK)
         self._adopt = connection.register_script(_ADOPT)
         self._withdraw = connection.register_script(_WITHDRAW)
 
     def claim(self, worker: str, execution_id: str, queues: Sequence[str]) -> Claim | None:
         """Take the first job of the first queue that has one; None if there is none, or rq is suspended."""
-        own = [f"rq:worker:{worker}:executions", "rq:suspended", f"rq:worker:{worker}"]
-        each = [key for queue in queues for key in (queue_key(queue), wip_key(queue), bell_key(queue))]
-        answer: Any = self._claim(
-            keys=own + each, args=[worker, execution_id, time.time(), utcformat(now()), LEASE]
+        return claimed(
+            self._claim(keys=claim_keys(worker, queues), args=claim_args(worker, execution_id)), queues
         )
-        if not answer:
-            return None
-        place, job_id, execution, flat = answer
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        return Claim(queues[int(place)], _text(job_id), _text(execution), fields)
 
     def put_back(self, queue: str, job_id: str, execution_id: str, worker: str, *, count: bool) -> int:
         """Put a held job at the front of its queue; only after the process that ran it is dead.
@@ -204,6 +210,39 @@ class Scripts:
             args=[job_id, time.time(), int(remember)],
         )
         return bool(answer)
+
+
+def claim_keys(worker: str, queues: Sequence[str]) -> list[str]:
+    """The KEYS of a claim."""
+    own = [f"rq:worker:{worker}:executions", "rq:suspended", f"rq:worker:{worker}"]
+    return own + [key for queue in queues for key in (queue_key(queue), wip_key(queue), bell_key(queue))]
+
+
+def claim_args(worker: str, execution_id: str) -> list[str | float]:
+    """The first ARGV of a claim, made now."""
+    when = now()
+    return [worker, execution_id, when.timestamp(), utcformat(when), LEASE]
+
+
+def claimed(answer: Any, queues: Sequence[str]) -> Claim | None:
+    """What a claim answered."""
+    if not answer:
+        return None
+    place, job_id, execution, flat = answer
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Claim(queues[int(place)], _text(job_id), _text(execution), fields)
+
+
+def waited(fields: Mapping[bytes, bytes]) -> float:
+    """Seconds from the enqueuing to the start of a claimed job."""
+    try:
+        enqueued, started = (
+            datetime.fromisoformat(fields[name].decode().rstrip("Z"))
+            for name in (b"enqueued_at", b"started_at")
+        )
+    except (KeyError, ValueError):
+        return 0.0
+    return (started - enqueued).total_seconds()
 
 
 def queue_key(queue: str) -> str:

@@ -6,7 +6,7 @@ file with the wrong owner or mode.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import hmac
 import os
 import secrets
@@ -50,12 +50,17 @@ def sign(key: bytes, fields: Mapping[str, bytes]) -> str:
     """HMAC-SHA256 in hex over every name and value, each with its length, so that no two maps look alike."""
     if len(key) != KEY_BYTES:
         raise ValueError("no pool key: use a job class made by hpcpools.short.job.bind")
-    mac = hmac.new(key, _PURPOSE, hashlib.sha256)
+    parts = [_PURPOSE]
     for name in sorted(fields):
-        for part in (name.encode(), fields[name]):
-            mac.update(len(part).to_bytes(8, "big"))
-            mac.update(part)
-    return mac.hexdigest()
+        value = fields[name]
+        parts += (_named(name), len(value).to_bytes(8, "big"), value)
+    return hmac.digest(key, b"".join(parts), "sha256").hex()
+
+
+@functools.cache
+def _named(name: str) -> bytes:
+    encoded = name.encode()
+    return len(encoded).to_bytes(8, "big") + encoded
 
 
 def verify(key: bytes, fields: Mapping[str, bytes], signature: bytes) -> bool:

@@ -6,20 +6,17 @@ unpickle anything: rq's own readers do (they clean registries, and run callbacks
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from hpcpools.config import Config
 from hpcpools.errors import NotFoundError
-from hpcpools.redisdb.connect import connect
-from hpcpools.redisdb.outage import told
-from hpcpools.short.enqueue import last_line, latest_result
-from hpcpools.short.job import inflate
-from hpcpools.short.scripts import DEATHS, queue_key
+from hpcpools.redisdb.resp import reader
 from hpcpools.textsafe import one_line, printable
 
 if TYPE_CHECKING:
@@ -93,7 +90,7 @@ class JobView:
 
 @dataclass(frozen=True)
 class JobDetail:
-    """All of one job. ``reason`` in one line, ``trace`` in full; ``result`` is any JSON value."""
+    """All of one job. ``reason`` in one line, ``trace`` in full; ``result``, ``meta``: any JSON value."""
 
     job: JobView
     task: str
@@ -104,16 +101,17 @@ class JobDetail:
     result: Any
     reason: str
     trace: str
+    meta: Any = None
 
 
 def queues(config: Config) -> list[QueueView]:
     """Every queue of the pool, in order of priority. Raises RedisUnavailableError."""
-    names = config.short.queues
+    names = config.queues
     kinds = ("wip", "finished", "failed", "scheduled", "deferred")
-    with told(), connect(config) as connection, connection.pipeline(transaction=False) as pipe:
+    with reader(config) as connection, connection.pipeline(transaction=False) as pipe:
         for name in names:
-            pipe.lindex(queue_key(name), 0)
-            pipe.llen(queue_key(name))
+            pipe.lindex(f"rq:queue:{name}", 0)
+            pipe.llen(f"rq:queue:{name}")
             for kind in kinds:
                 pipe.zcard(f"rq:{kind}:{name}")
         answers = pipe.execute()
@@ -135,34 +133,36 @@ def queues(config: Config) -> list[QueueView]:
 
 def workers(config: Config) -> list[WorkerView]:
     """Every registered worker, by name. Raises RedisUnavailableError."""
-    with told(), connect(config) as connection:
+    with reader(config) as connection:
         names = sorted(_text(key).removeprefix("rq:worker:") for key in connection.smembers("rq:workers"))
         with connection.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hgetall(f"rq:worker:{name}")
                 pipe.srandmember(f"rq:worker:{name}:executions")
-            answers = pipe.execute(raise_on_error=False)
+            pipe.exists("rq:suspended")
+            *answers, suspended = pipe.execute(raise_on_error=False)
     now = time.time()
-    return [
+    found = [
         _worker(name, facts, job, now)
         for name, facts, job in zip(names, answers[::2], answers[1::2], strict=True)
         if isinstance(facts, dict) and facts
     ]
+    return [replace(each, state="suspended") if suspended and not each.job else each for each in found]
 
 
 def jobs(
     config: Config, *, queue: str | None = None, state: str | None = None, limit: int = 50
 ) -> list[JobView]:
     """Jobs, newest first, of one queue or all, in one state or any. Raises RedisUnavailableError."""
-    names = [queue] if queue else list(config.short.queues)
+    names = [queue] if queue else list(config.queues)
     kinds = sorted(
         {REGISTRIES[state]} if state in REGISTRIES else set() if state else set(REGISTRIES.values())
     )
-    with told(), connect(config) as connection:
+    with reader(config) as connection:
         with connection.pipeline(transaction=False) as pipe:
             for name in names:
                 if state in (None, "queued"):
-                    pipe.lrange(queue_key(name), -limit, -1)
+                    pipe.lrange(f"rq:queue:{name}", -limit, -1)
                 for kind in kinds:
                     pipe.zrevrange(f"rq:{kind}:{name}", 0, limit - 1)
             members = [_text(member) for answer in pipe.execute() for member in answer]
@@ -173,6 +173,11 @@ def jobs(
 
 def show(config: Config, job_id: str) -> JobDetail:
     """All of one job. Raises NotFoundError, RedisUnavailableError."""
+    from hpcpools.redisdb.connect import connect
+    from hpcpools.redisdb.outage import told
+    from hpcpools.short.enqueue import last_line, latest_result
+    from hpcpools.short.scripts import DEATHS
+
     with told(), connect(config) as connection:
         facts = {_text(name): value for name, value in connection.hgetall(f"rq:job:{job_id}").items()}
         if not facts:
@@ -190,7 +195,32 @@ def show(config: Config, job_id: str) -> JobDetail:
         latest.return_value if latest else None,
         last_line(trace),
         trace,
+        _value(facts.get("meta")),
     )
+
+
+def traces(config: Config, ids: list[str]) -> list[str]:
+    """The traceback or reason of each job's newest failure, "" where none is kept. Raises
+    RedisUnavailableError."""
+    from hpcpools.redisdb.connect import connect
+    from hpcpools.redisdb.outage import told
+
+    with told(), connect(config) as connection, connection.pipeline(transaction=False) as pipe:
+        for job_id in ids:
+            pipe.xrevrange(f"rq:results:{job_id}", count=1)
+        answers = pipe.execute(raise_on_error=False)
+    return [_trace(answer) for answer in answers]
+
+
+def _trace(answer: object) -> str:
+    """As rq keeps it: compressed, in base64, in the stream's newest entry."""
+    from hpcpools.short.record import inflate
+
+    try:
+        facts: dict[bytes, bytes] = answer[0][1]  # type: ignore[index]
+        return printable(inflate(base64.b64decode(facts[b"exc_string"])).decode("utf-8", "replace"))
+    except (ValueError, TypeError, LookupError, zlib.error):
+        return ""
 
 
 def _read(connection: Redis, ids: list[str]) -> list[JobView]:
@@ -237,11 +267,21 @@ def _worker(name: str, facts: dict[bytes, bytes], job: object, now: float) -> Wo
 
 def _call(data: bytes) -> tuple[str, dict[str, Any]]:
     """Task and arguments as the job claims them; not verified, for display only."""
+    from hpcpools.short.record import inflate
+
     try:
         name, _, _, arguments = json.loads(inflate(data))
         return one_line(":".join(str(name).rsplit(".", 1))), dict(arguments)
     except (ValueError, TypeError, zlib.error, RecursionError):
         return "", {}
+
+
+def _value(data: object) -> Any:
+    """A JSON value that anybody may have written; None if it is not one."""
+    try:
+        return json.loads(_text(data))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _seconds(value: object) -> float | None:

@@ -66,7 +66,8 @@ class Lab:
         """Start Redis on the socket, with its append-only file."""
         program = shutil.which("redis-server")
         assert program, "the tests need redis-server on PATH"
-        options = f"--port 0 --unixsocket {self.socket} --unixsocketperm 600 --appendonly yes --save"
+        options = f"--port 0 --unixsocket {self.socket} --unixsocketperm 600 --appendonly yes "
+        options += "--appendfsync always --save"  # as in our own redis.conf
         self.server = subprocess.Popen(
             [program, *options.split(), "", "--dir", str(self.folder)], stdout=subprocess.DEVNULL
         )

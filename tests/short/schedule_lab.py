@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 
@@ -86,6 +87,10 @@ class Service:
         """The lines of its log that report ``action``."""
         return re.findall(rf"^.*\baction={action}\b.*$", self.log.read_text(), re.MULTILINE)
 
+    def says(self, action: str, pattern: str) -> bool:
+        """Whether a line that reports ``action`` matches ``pattern``."""
+        return any(re.search(pattern, line) for line in self.events(action))
+
     def slots(self) -> list[int]:
         """Every slot it says it fired."""
         return [int(line.partition(" slot=")[2].split()[0]) for line in self.events("fire")]
@@ -121,8 +126,23 @@ class Lab:
             f'[schedule.{name}]\ntask = "beats:beat"\n{text}' for name, text in schedules.items()
         )
         file = self.folder / "hpcpools.toml"
-        file.write_text(f'[project]\nmodules = ["beats"]\n[services]\nruntime_dir = "run"\n{OFF}\n{tables}\n')
+        file.write_text(
+            '[project]\nmodules = ["beats"]\n[services]\nruntime_dir = "run"\nautostart = false\n'
+            f"{OFF}\n{tables}\n"
+        )
         return configuration.load(file)
+
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `hpcpools schedule` with ``words`` on the config that was written last."""
+        argv = [sys.executable, "-m", "hpcpools", "--config", str(self.folder / "hpcpools.toml"), "schedule"]
+        return subprocess.run([*argv, *words], capture_output=True, text=True, check=False, timeout=60)
+
+    def listed(self) -> dict[str, Any]:
+        """What `hpcpools schedule --json` prints, its schedules by name."""
+        done = self.cli("--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return {**found, "schedules": {row["name"]: row for row in found["schedules"]}}
 
     def start_redis(self) -> None:
         """Start it, with an append-only file, and wait until it answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import fcntl
 import os
@@ -9,9 +10,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from rq import get_current_job
 
 from hpcpools import task
 
@@ -117,9 +121,8 @@ def dice(log: str) -> float:
 @task
 def worker_killer(log: str) -> None:
     """Kill the worker that runs this, as an OOM killer might."""
-    tell(log, "murder", os.getppid())
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(600)
+    tell(log, "murder", os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task
@@ -131,3 +134,113 @@ def queue_argument(log: str, queue: str, arguments: int) -> str:
 def undeclared(log: str) -> None:
     """No task."""
     tell(log, "undeclared ran")
+
+
+@task
+def leave_meta(log: str, how: str = "return") -> Any:
+    """Leave a fact in the job's meta through rq, then return, or fail (always, or the first time)."""
+    job = get_current_job()
+    assert job is not None
+    job.meta["seen"] = [*job.meta.get("seen", ()), job.origin]
+    job.save_meta()  # type: ignore[no-untyped-call]
+    if how == "fail" or (how == "once" and len(job.meta["seen"]) == 1):
+        raise ValueError(how)
+    return {"id": job.id, "timeout": job.timeout, "seen": job.meta["seen"]}
+
+
+@task(retry_intervals=[0, 40, 80])
+def flaky(log: str) -> None:
+    """Fail; the second try comes at once, the third after 40 s."""
+    tell(log, "flaky")
+    raise ValueError("flaky")
+
+
+@task
+async def later(log: str) -> str:
+    """A coroutine."""
+    await asyncio.sleep(0.01)
+    return "awaited"
+
+
+@task
+def who(log: str) -> int:
+    """The process that runs this."""
+    return os.getpid()
+
+
+@task
+def litter(log: str, how: str) -> int:
+    """Leave something behind in the process that runs this."""
+    if how == "process":
+        tell(log, "left", subprocess.Popen(["sleep", "600"]).pid)
+    elif how == "daemon":  # in a session of its own, and no child of ours
+        if not (pid := os.fork()):
+            if not os.fork():
+                os.setsid()
+                tell(log, "left", os.getpid())
+                time.sleep(600)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    elif how == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    elif how == "folder":
+        os.chdir("/")
+    elif how == "umask":
+        os.umask(0o777)
+    elif how == "handler":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif how == "mask":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    elif how == "environment":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+    elif how == "memory":
+        _KEPT.append(bytearray(64 << 20))
+    return os.getpid()
+
+
+_KEPT: list[bytearray] = []
+
+
+@task
+def surroundings(log: str) -> list[Any]:
+    """Process, working directory, umask and a variable."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return [os.getpid(), str(Path.cwd()), mask, os.environ.get("CUDA_VISIBLE_DEVICES")]
+
+
+@task
+def eat(log: str, mib: int) -> int:
+    """Hold memory, half of it in a process of its own, for a while."""
+    code = f"x = bytearray({mib // 2} << 20); import time; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code])
+    tell(log, "eat", os.getpid(), child.pid)
+    kept = bytearray(mib // 2 << 20)
+    time.sleep(60)
+    return len(kept)
+
+
+@task
+def forked(log: str) -> int:
+    """Return twice: in this process, and in a copy of it."""
+    os.fork()
+    tell(log, "forked")
+    return os.getpid()
+
+
+@task
+def niceness(log: str) -> int:
+    """The nice value of the process."""
+    return os.nice(0)
+
+
+@task
+def shout(log: str, words: list[str]) -> None:
+    """Print, piece by piece; close the stream if told."""
+    for word in words:
+        if word == "close":
+            sys.stdout.close()
+            sys.stdout = None
+        else:
+            print(word, end="")
+    print("to stderr", file=sys.stderr)

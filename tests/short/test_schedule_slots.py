@@ -11,7 +11,7 @@ from hpcpools import config as configuration
 from hpcpools.errors import ConfigError
 from hpcpools.short import slots
 from hpcpools.short.slots import Due, Timing
-from hpcpools.short.timetable import Record
+from hpcpools.short.timetable import Gap, Record
 
 MINUTE = Timing(every=60)
 NIGHT = Timing(cron="30 3 * * *")
@@ -56,21 +56,23 @@ def test_cron_keeps_its_distance_over_a_change_to_summer_time() -> None:
 
 def test_after_downtime_only_the_newest_slot_is_due_and_the_others_are_counted() -> None:
     """Ten minutes of downtime of a one-minute schedule: one firing, nine missed."""
-    assert slots.due(MINUTE, DAY0, DAY0 + 605.5) == Due(DAY0 + 600, missed=9)
-    assert slots.due(Timing(cron="* * * * *"), DAY0, DAY0 + 605.5) == Due(DAY0 + 600, missed=9)
-    assert slots.due(MINUTE, DAY0, DAY0 + 60) == Due(DAY0 + 60, missed=0)
+    late = Due(DAY0 + 600, missed=9, missed_from=DAY0 + 60, missed_to=DAY0 + 540)
+    assert slots.due(MINUTE, DAY0, DAY0 + 605.5) == late
+    assert slots.due(Timing(cron="* * * * *"), DAY0, DAY0 + 605.5) == late
+    assert slots.due(MINUTE, DAY0, DAY0 + 60) == Due(DAY0 + 60)
     assert slots.due(MINUTE, DAY0, DAY0 + 59.9) is None
 
 
 def test_counting_missed_cron_slots_ends() -> None:
     """Years of downtime of a cron line are counted up to a bound, not for ever."""
     due = slots.due(Timing(cron="* * * * *"), DAY0 - 400 * 86400, DAY0)
-    assert due == Due(DAY0, missed=slots.MAX_COUNTED)
+    assert due
+    assert (due.slot, due.missed) == (DAY0, slots.MAX_COUNTED)
 
 
 def test_a_clock_set_back_neither_stops_the_schedule_nor_counts_as_missed() -> None:
     """If the last slot lies in the future, the slot of the new time is due; its id tells if it ran before."""
-    assert slots.due(MINUTE, DAY0 + 3600, DAY0 + 1) == Due(DAY0, missed=0)
+    assert slots.due(MINUTE, DAY0 + 3600, DAY0 + 1) == Due(DAY0)
     assert slots.next_due(MINUTE, DAY0 + 3600, DAY0 + 1) == DAY0 + 60
 
 
@@ -113,12 +115,18 @@ def test_plain_cron_lines_are_accepted(cron: str, tmp_path: Path) -> None:
 
 def test_a_record_survives_its_hash_and_hostile_fields_count_as_unknown() -> None:
     """What is written is read back; a hash that someone tampered with is as good as none."""
-    record = Record("every 60s", DAY0, f"a-{DAY0}", DAY0 + 0.25, 0.25, fired=2, missed=1, skipped=3)
+    passed = Due(DAY0, missed=2, missed_from=DAY0 - 120, missed_to=DAY0 - 60)
+    record = Record("every 60s", DAY0 - 180, skipped=3).after_firing(passed, f"a-{DAY0}", DAY0 + 0.25)
+    assert record.gaps == (Gap(2, DAY0 - 120, DAY0 - 60, DAY0),)
+    assert (record.late, record.missed) == ((0.25,), 2)
     raw = {str(name).encode(): str(value).encode() for name, value in record.to_hash().items()}
     assert Record.from_hash(raw) == record
     assert Record.from_hash({}) == Record()
     assert Record.from_hash({b"last_slot": b"\xff; rm", b"timing": b"every 60s"}) == Record()
     assert Record.from_hash({b"last_slot": b"-99999999999999999"}) == Record()
+    for text in (b"[[1]]", b"[1]", b"{", b"[[1,2,3,-4]]", b"[" * 99_999):
+        assert Record.from_hash({b"fired": b"2", b"gaps": text}) == Record()
+        assert Record.from_hash({b"fired": b"2", b"late": text}).late in ((), (1.0,))
 
 
 def test_upkeep_of_many_pools_is_spread(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import redis
 
 from hpcpools.config import Config, parse
 from hpcpools.errors import ConfigError, PermissionsError, RedisUnavailableError
-from hpcpools.redisdb import connect as connection
 from hpcpools.redisdb import embedded, keys, runtime
 from hpcpools.redisdb.connect import check_url, connect, uses_own_redis
 
@@ -116,15 +115,12 @@ def test_our_own_server(serve: Callable[..., Config]) -> None:
     assert runtime.own_socket(config).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_wait_on_the_server_may_be_longer_than_a_reply(
-    serve: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wait_on_the_server_may_be_longer_than_a_reply(serve: Callable[..., Config]) -> None:
     """A blocking client waits out its BLPOP; a plain one gives up at the reply timeout."""
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT", 0.2)
     config = serve()
-    assert connect(config, blocking=True).blpop(["empty"], timeout=1) is None
+    assert connect(config, blocking=True, reply_timeout=0.2).blpop(["empty"], timeout=1) is None
     with pytest.raises(redis.TimeoutError):
-        connect(config, retries=0).blpop(["empty"], timeout=1)
+        connect(config, retries=0, reply_timeout=0.2).blpop(["empty"], timeout=1)
 
 
 def test_a_password_comes_from_a_private_file(serve: Callable[..., Config], folder: Path) -> None:

@@ -39,7 +39,7 @@ GOLDEN = [
     (QUEUED, "Next", "next free worker"),
     (replace(QUEUED, serving=0), "NoWorker", "hpcpools up"),
     (replace(QUEUED, suspended=True), "Suspended", "rq:suspended"),
-    (replace(QUEUED, place=3, first=2, busy=2), "Waiting", "--at-front"),
+    (replace(QUEUED, place=3, first=2, busy=2), "Waiting", "--front"),
     (replace(QUEUED, place=None), "Astray", "enqueue it again"),
     (replace(QUEUED, refusal="its signature does not match"), "Refused", "hpcpools enqueue"),
     (at("started", heartbeat_age=3.0), "Running", "hpcpools cancel j1"),
