@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from hpcpools import interpreter
 from hpcpools.gpu.reading import NodeReading
 
 START = 60.0  # seconds for Python itself: a slow file system is no fault of the GPUs
@@ -37,8 +38,7 @@ def read(
     ``granted``: the GPUs as Slurm named them, empty for all; ``since``: see ``processes.asker``; ``env``:
     the child's environment. Never raises for what NVML or the child does.
     """
-    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-    argv = [sys.executable, *safe_path, "-m", "hpcpools.gpu.probe", str(since), *granted]
+    argv = interpreter.argv("hpcpools.gpu.probe", str(since), *granted)
     try:
         child = subprocess.Popen(
             argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True

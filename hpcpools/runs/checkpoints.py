@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcpools import atomic
+from hpcpools import atomic, formats
 from hpcpools.errors import HpcpoolsError, PermissionsError, UsageError
 from hpcpools.runs.directory import check_owned
 
@@ -82,8 +82,8 @@ def writing(folder: Path, step: int, at: float, metrics: dict[str, float]) -> It
         files, size = _digest_and_sync(tmp)
         if not files:
             raise UsageError(f"checkpoint of step {step} is empty", hint="write its files into the folder")
-        manifest = {"format": 1, "step": step, "at": at, "size": size, "metrics": metrics, "files": files}
-        manifest["seconds"] = round(time.monotonic() - began, 3)
+        manifest = {"step": step, "at": at, "size": size, "metrics": metrics, "files": files}
+        manifest |= {"format": formats.FORMAT, "seconds": round(time.monotonic() - began, 3)}
         atomic.write_json(tmp / MANIFEST, manifest)
         _put(tmp, final)
     except BaseException:
@@ -187,6 +187,8 @@ def _read(path: Path) -> Checkpoint:
     manifest = atomic.read_json(path / MANIFEST)
     if not isinstance(manifest, dict):
         raise ValueError("no manifest")
+    # Never passed over: a training that went on from an older one would lose what a newer version saved.
+    formats.check(manifest.get("format", formats.FORMAT), f"checkpoint {path.parent.parent.name}/{path.name}")
     files = {str(name): str(value) for name, value in manifest["files"].items()}
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
         raise ValueError("manifest names a file outside")

@@ -32,32 +32,55 @@ MIN_FREE_BYTES = 64 * 1024 * 1024
 MIN_FREE_INODES = 200
 
 
+class _Below:
+    """A path in the run's folder, made when it is asked for: a look at 1000 runs needs few of them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __set_name__(self, _owner: type, attribute: str) -> None:
+        self._attribute = attribute
+
+    def __get__(self, run: RunDirectory, _owner: type) -> Path:
+        path: Path = run.path / self._name
+        run.__dict__[self._attribute] = path  # found before this from now on
+        return path
+
+
 class RunDirectory:
     """Paths and small durable facts of one run; holds no state of its own."""
+
+    run_file = _Below("run.json")
+    events_file = _Below("events.jsonl")
+    metrics_file = _Below("metrics.jsonl")
+    result_file = _Below("result.json")
+    cancel_file = _Below("cancel.json")
+    verdict_file = _Below("verdict.json")
+    checkpoints = _Below("checkpoints")
+    submitit = _Below("submitit")
+    submissions = _Below("submissions")
+    attempts = _Below("attempts")
 
     def __init__(self, root: Path, token: str) -> None:
         self.root = root
         self.token = check_token(token)
         self.path = root / token
-        self.run_file = self.path / "run.json"
-        self.events_file = self.path / "events.jsonl"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.result_file = self.path / "result.json"
-        self.cancel_file = self.path / "cancel.json"
-        self.checkpoints = self.path / "checkpoints"
-        self.submitit = self.path / "submitit"
-        self.submissions = self.path / "submissions"
-        self.attempts = self.path / "attempts"
-        self._live = root / ".live" / token
-        self.ended_mark = root / ".ended" / token
-        self.verdict_file = self.path / "verdict.json"
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
 
+    @property
+    def ended_mark(self) -> Path:
+        """There while the run has ended and waits for its verdict."""
+        return self.root / ".ended" / self.token
+
+    @property
+    def _live(self) -> Path:
+        return self.root / ".live" / self.token
+
     def request(self) -> Request:
-        """The request. Raises NotFoundError, PermissionsError or HpcpoolsError (damaged)."""
-        return decode(self._run_bytes())
+        """The request. Raises NotFoundError, PermissionsError, RefusedError (newer), HpcpoolsError."""
+        return decode(self._run_bytes(), f"run {self.token}")
 
     def digest(self) -> str:
         """SHA-256 of ``run.json`` as it lies there."""
@@ -67,7 +90,7 @@ class RunDirectory:
         try:
             check_owned(self.path)
             check_owned(self.run_file)
-            return self.run_file.read_bytes()
+            return atomic.read_bytes(self.run_file)
         except FileNotFoundError:
             raise NotFoundError(
                 f"no run {self.token} in {self.root}", hint="`hpcpools runs` lists the runs"
@@ -135,6 +158,10 @@ class RunDirectory:
                 numbers.append(int(head))
         return max(numbers)
 
+    def is_live(self) -> bool:
+        """True until its end is on record, for good."""
+        return self._live.exists()
+
     def cancel(self, at: float) -> None:
         """Write down that someone asked for the end; a node that starts later will not run it."""
         atomic.create_json(self.cancel_file, {"at": at})
@@ -152,7 +179,7 @@ def create(root: Path, request: Request) -> RunDirectory:
     """
     run = RunDirectory(root, request.token)
     try:
-        _secure_root(root)
+        secure_root(root)
         _check_space(root)
         atomic.create_bytes(run._live, b"")
         run.path.mkdir(mode=0o700)
@@ -231,10 +258,17 @@ def check_owned(path: Path) -> None:
         )
 
 
-def _secure_root(root: Path) -> None:
+def secure_root(root: Path) -> None:
+    """Make ``root`` and its folders of marks if they are missing. Raises PermissionsError, OSError."""
     if not root.exists():
         root.mkdir(mode=0o700, parents=True)
     check_owned(root)
+    for parent in root.resolve().parents:
+        if (mode := parent.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PermissionsError(
+                f"{parent} (mode {stat.S_IMODE(mode):04o}) lets anyone replace {root}",
+                hint=f"`chmod o-w {parent}`, or set project.root to a folder below your home",
+            )
     for marks in (root / ".live", root / ".ended"):
         with contextlib.suppress(FileExistsError):
             marks.mkdir(mode=0o700)

@@ -103,16 +103,18 @@ def release(root: Path, node: str, now: float) -> None:
     atomic.write_json(folder / "released.json", {"at": now})
 
 
-def excluded(root: Path, token: str, now: float, partition_nodes: int) -> tuple[str, ...]:
+def excluded(root: Path, token: str, now: float, partition_nodes: int, needed: int = 1) -> tuple[str, ...]:
     """The nodes that the next submission of run ``token`` must avoid, sorted.
 
     Its own bad nodes, and those that all runs avoid as far as they are at most a quarter of the
-    partition's ``partition_nodes``; never so many that no node is left.
+    partition's ``partition_nodes``; never so many that less than the ``needed`` nodes are left.
     """
-    return choose(read_nodes(root, now), token, now, partition_nodes)
+    return choose(read_nodes(root, now), token, now, partition_nodes, needed)
 
 
-def choose(nodes: Iterable[Node], token: str, now: float, partition_nodes: int) -> tuple[str, ...]:
+def choose(
+    nodes: Iterable[Node], token: str, now: float, partition_nodes: int, needed: int = 1
+) -> tuple[str, ...]:
     """The decision of :func:`excluded`. Pure. ``partition_nodes`` 0 means unknown: only its own nodes."""
     own: dict[str, float] = {}
     common: dict[str, tuple[int, float]] = {}
@@ -124,7 +126,7 @@ def choose(nodes: Iterable[Node], token: str, now: float, partition_nodes: int) 
             common[node.name] = (len(node.runs), node.quarantined_until)
     worst = sorted(common, key=lambda name: common[name], reverse=True)[: max(0, partition_nodes) // SHARE]
     newest = sorted(own, key=lambda name: own[name], reverse=True)
-    room = partition_nodes - 1 if partition_nodes > 0 else len(newest)
+    room = max(0, partition_nodes - needed) if partition_nodes > 0 else len(newest)
     return tuple(sorted((newest + worst)[:room]))
 
 

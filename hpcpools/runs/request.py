@@ -11,17 +11,21 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from hpcpools import formats
 from hpcpools.errors import HpcpoolsError
 from hpcpools.schema import GpuChecks, Telemetry
 
-FORMAT = 1
 Engine = Literal["slurm", "local"]
 
 
 class Resources(Struct, frozen=True, forbid_unknown_fields=True):
-    """What one exclusive node-task is given. ``minutes`` is wall time; empty text means not asked for."""
+    """What exclusive nodes, one task on each, are given; empty text means not asked for.
+
+    ``gpus`` of each node, ``minutes`` of wall time.
+    """
 
     gpus: int = 0
+    nodes: int = 1
     minutes: int = 720
     partition: str = ""
     cpus: int | None = None
@@ -29,7 +33,13 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     qos: str = ""
     constraint: str = ""
     signal_lead: int = 90  # seconds before the limit at which the job is warned
-    setup: tuple[str, ...] = ()  # shell lines of the site's config, run before the task
+    setup: tuple[str, ...] = ()  # shell lines of the site's config and template, run before the task
+    options: dict[str, str] = {}  # more options of sbatch, from a site's template; "" for a mere flag
+
+    @property
+    def all_gpus(self) -> int:
+        """The GPUs of all nodes together."""
+        return self.nodes * self.gpus
 
 
 class Code(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +80,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     on_oom: str = ""  # halve:ARGUMENT:MINIMUM
     gpu_checks: GpuChecks = GpuChecks()
     telemetry: Telemetry = Telemetry()
-    format: int = FORMAT
+    format: int = formats.FORMAT
 
     @property
     def what(self) -> str:
@@ -85,14 +95,10 @@ def encode(request: Request) -> bytes:
     return msgspec.json.format(msgspec.json.encode(request), indent=2) + b"\n"
 
 
-def decode(data: bytes) -> Request:
-    """The request in ``data``. Raises HpcpoolsError if it is damaged or of a newer format."""
+def decode(data: bytes, what: str = "run.json") -> Request:
+    """The request in ``data``, of ``what``. Raises HpcpoolsError if damaged, RefusedError if newer."""
     try:
-        version = msgspec.json.decode(data, type=dict[str, Any]).get("format", 0)
-        if version != FORMAT:
-            raise HpcpoolsError(
-                f"run.json has format {version}, this hpcpools reads {FORMAT}", hint="upgrade hpcpools"
-            )
+        formats.check_bytes(data, what)
         return msgspec.json.decode(data, type=Request)
     except msgspec.MsgspecError as error:
         raise HpcpoolsError(f"run.json is damaged: {error}", hint="the run cannot be used") from None

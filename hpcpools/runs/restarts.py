@@ -126,8 +126,12 @@ def signal_lead(configured: int, minutes: int, written: Sequence[float]) -> int:
     """
     if not written:
         return configured
-    p95 = sorted(written)[min(len(written) - 1, int(0.95 * len(written)))]
-    return max(configured, min(int(2 * p95 + 30), minutes * 30))
+    return max(configured, min(int(2 * p95(written) + 30), minutes * 30))
+
+
+def p95(values: Sequence[float]) -> float:
+    """The 95th percentile of at least one value."""
+    return sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
 
 
 def smaller(arguments: Mapping[str, Any], rule: str) -> dict[str, Any] | None:

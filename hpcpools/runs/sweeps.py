@@ -12,6 +12,7 @@ before its own, so that the node, and a look-up after a crash, find all they nee
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +21,12 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-from hpcpools import atomic
+from hpcpools import atomic, formats
 from hpcpools.errors import HpcpoolsError, NotFoundError, PermissionsError
 from hpcpools.runs.directory import check_owned
 from hpcpools.runs.request import digest
 from hpcpools.runs.token import SWEEP_PATTERN
 from hpcpools.textsafe import one_line
-
-FORMAT = 1
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,13 +38,22 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Definition(Struct, frozen=True, forbid_unknown_fields=True):
-    """What was asked for. ``max_parallel`` 0: as many at once as Slurm allows."""
+    """What was asked for: a target, or a command with ``{NAME}`` where an argument's value goes.
 
-    target: str
+    ``max_parallel`` 0: as many at once as Slurm allows.
+    """
+
+    target: str = ""
     fixed: dict[str, Any] = {}
     grid: dict[str, list[Any]] = {}
     random: Sampling | None = None
     max_parallel: int = 0
+    command: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """The target or the command line, for people."""
+        return self.target or shlex.join(self.command)
 
 
 class SweepFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +64,7 @@ class SweepFile(Struct, frozen=True, forbid_unknown_fields=True):
     definition: Definition
     tokens: tuple[str, ...]
     label: str = ""
-    format: int = FORMAT
+    format: int = formats.FORMAT
 
 
 class Element(Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,7 +179,7 @@ def create(root: Path, sweep: SweepFile) -> SweepDirectory:
     home = root / ".sweeps"
     home.mkdir(mode=0o700, exist_ok=True)
     check_owned(home)
-    place.folder.mkdir(mode=0o700)
+    place.folder.mkdir(mode=0o700, exist_ok=True)  # a creation may have died after this
     atomic.write_bytes(place.file, encode(sweep))
     return place
 
@@ -268,6 +276,8 @@ S = TypeVar("S", SweepFile, Array)
 def _read(path: Path, kind: type[S]) -> S:
     check_owned(path)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        data = path.read_bytes()
+        formats.check_bytes(data, path.name)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise HpcpoolsError(f"{path} is damaged: {error}", hint="the sweep cannot be used") from None

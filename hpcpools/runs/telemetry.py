@@ -1,7 +1,7 @@
 """``gpu.jsonl`` of an attempt: what its GPUs did, and the pure verdict idle, hung or starved over it.
 
 Written by the sampler on the node, one line per interval; each line carries the sums, so that a reader
-needs only the last one.
+needs only the last one. A verdict that somebody shall be told of is a line in ``verdicts.jsonl`` beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hpcpools.runs.attempts import Attempt
 from hpcpools.schema import Telemetry
 
 FILE = "gpu.jsonl"
+ANNOUNCED = "verdicts.jsonl"
 TAIL_BYTES = 64 * 1024
 Verdict = Literal["", "idle", "hung", "starved"]
 
@@ -68,7 +69,9 @@ def window(limits: Telemetry) -> float:
 
 
 def usage(attempts: Iterable[Attempt], gpus: int, now: float) -> Usage:
-    """The sum over a run's attempts, oldest first. ``used`` is None if nothing was measured.
+    """The sum over a run's attempts, oldest first, where ``gpus`` are held on all nodes together.
+
+    ``used`` is None if nothing was measured; verdict and samples are the first node's.
 
     ``now``: when the run ended, or the time. An attempt that left no marker held its GPUs until the next.
     """
@@ -77,10 +80,11 @@ def usage(attempts: Iterable[Attempt], gpus: int, now: float) -> Usage:
     for attempt, after in zip(every, [*(each.started for each in every[1:]), now], strict=False):
         if attempt.started:
             held += gpus * max(0.0, (attempt.ended or after) - attempt.started) / 3600
-        lines = atomic.read_lines(attempt.path / FILE, tail_bytes=TAIL_BYTES)
-        last = lines[-1] if lines else {}
-        if last.get("used") is not None:
-            used = (used or 0.0) + float(last["used"]) / 3600
+        measured = [_last_line(folder) for folder in attempt.folders]  # of each node
+        last = measured[0]
+        for line in measured:
+            if line.get("used") is not None:
+                used = (used or 0.0) + float(line["used"]) / 3600
     return Usage(held, used, str(last.get("verdict", "")), last.get("at"), tuple(last.get("gpus", ())))
 
 
@@ -90,6 +94,26 @@ def append(
     """One line. ``used``: GPU-seconds so far in this attempt, None where the driver tells no utilisation."""
     line = {"at": round(at, 3), "used": used, "step": step, "verdict": said, "gpus": gpus}
     atomic.append_line(folder / FILE, line)
+
+
+def announce(folder: Path, at: float, said: Verdict, policy: str, step: int | None) -> None:
+    """Write down, on the node, that ``said`` is to be told."""
+    atomic.append_line(folder / ANNOUNCED, {"at": at, "verdict": said, "policy": policy, "step": step})
+
+
+def announced(attempt: Attempt) -> dict[str, dict[str, Any]]:
+    """The first announcement of each verdict in an attempt. Refuses words that are none of ours."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in attempt.folders:
+        for line in atomic.read_lines(folder / ANNOUNCED, tail_bytes=TAIL_BYTES):
+            if line.get("verdict") in ("idle", "hung", "starved"):
+                found.setdefault(line["verdict"], line)
+    return found
+
+
+def _last_line(folder: Path) -> dict[str, Any]:
+    lines = atomic.read_lines(folder / FILE, tail_bytes=TAIL_BYTES)
+    return lines[-1] if lines else {}
 
 
 def _last(trace: Sequence[Point], seconds: float) -> Sequence[Point]:

@@ -17,6 +17,7 @@ from hpcpools.runs.states import Cause, RunState, read_slurm
 MARKER_GRACE = 60.0
 # A squeue answer this old (seconds) may have been overtaken by the node's own start record.
 OVERTAKEN = 5.0
+_CAUSES = frozenset(cause.value for cause in Cause)
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,13 @@ def _apply_event(view: View, event: dict[str, Any]) -> View:
         return view
     if event.get("of", view.submission) != view.submission:
         return view  # the end of an earlier submission; a slow reader may even write it late
-    known = {cause.value for cause in Cause}
     return replace(
         view,
         state=state,
         since=view.since if state is view.state else at,
         as_of=at,
         detail=str(event.get("detail", "")),
-        cause=Cause(event["cause"]) if event.get("cause") in known else Cause.NONE,
+        cause=Cause(event["cause"]) if event.get("cause") in _CAUSES else Cause.NONE,
         exit_code=event.get("exit_code"),
         reason=str(event.get("reason", "")),
         restart_kind=str(event.get("restart", "")),
@@ -169,7 +169,7 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
     state, cause = reading.state, reading.cause
     if view.cancel_asked:
         state, cause = RunState.CANCELLED, Cause.CANCELLED
-    elif not marked and state in (RunState.COMPLETED, RunState.FAILED) and _marker_may_come(seen):
+    elif not marked and state in (RunState.COMPLETED, RunState.FAILED) and _marker_may_come(seen, lost_after):
         return None
     elif stopped and state in (RunState.FAILED, RunState.COMPLETED) and not reading.provisional:
         state, cause = RunState.TIMEOUT, Cause.STOPPED
@@ -184,10 +184,13 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
     return Change(state, seen.word, cause, seen.exit_code, seen.reason)
 
 
-def _marker_may_come(seen: Sighting) -> bool:
-    """The node writes the marker before the job ends; the shared file system may show it later."""
+def _marker_may_come(seen: Sighting, lost_after: float) -> bool:
+    """The node writes the marker before the job ends; the shared file system may show it later.
+
+    Nobody waits longer for a marker than for a run that Slurm knows no more.
+    """
     ended = seen.ended or seen.absent_since or seen.at
-    return seen.at - ended < MARKER_GRACE
+    return seen.at - ended < min(MARKER_GRACE, lost_after)
 
 
 def _decide_absent(view: View, seen: Sighting, lost_after: float) -> Change | None:

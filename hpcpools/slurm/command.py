@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpcpools.errors import SlurmRefusedError, SlurmUnavailableError
-from hpcpools.slurm import failure
+from hpcpools.slurm import failure, ledger
 from hpcpools.slurm.environment import client_environment
 
 _NEEDED = ("sbatch", "srun", "squeue")
@@ -54,7 +55,8 @@ class Runner:
     """Runs Slurm's commands with ``environment`` as base; ``timeout`` (seconds) is each call's default.
 
     ``calls`` maps a command's name to its load so far, ``answers`` to its last answer, for those who are
-    content with one that is a little old. One Runner may be used by several threads.
+    content with one that is a little old; the calls of all processes are in ``record`` (see ``ledger``). One
+    Runner may be used by several threads.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Runner:
         *,
         timeout: float = 30.0,
         clock: Callable[[], float] = time.time,
+        record: Path | None = None,
     ) -> None:
         self.environment = client_environment(environment)
+        self._record = record
         self.timeout = timeout
         self.clock = clock
         self.calls: dict[str, Calls] = {}
@@ -124,12 +128,15 @@ class Runner:
         try:
             done = _finish(argv, self.timeout if timeout is None else timeout, environment, stdin)
         finally:
-            self._count(argv[0], time.monotonic() - started, failed=done.code != 0)
+            if "--version" not in argv:  # no question to Slurm
+                self._count(argv[0], time.monotonic() - started, failed=done.code != 0)
         return done
 
     def _count(self, command: str, seconds: float, *, failed: bool) -> None:
         with self._lock:
             self.calls[command] = self.calls.get(command, Calls()).plus(seconds, failed)
+        if self._record is not None:
+            ledger.note(self._record, command, seconds, failed=failed)
 
 
 def unavailable(command: str, done: Finished) -> SlurmUnavailableError:
@@ -158,6 +165,7 @@ def _finish(argv: Sequence[str], timeout: float, env: Mapping[str, str], stdin: 
             stderr=subprocess.PIPE,
             env=env,
             start_new_session=True,  # its own process group: whatever it started ends with it
+            umask=0o077,  # sbatch hands it to the job, whose logs are opened before our entry runs (SEC-6)
         )
     except OSError as error:
         raise SlurmUnavailableError(

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from hpcpools.errors import SlurmUnavailableError
 from hpcpools.slurm import states
 
-# A run's token, or an array's: the sweep's id and the array's number in it.
-_NAMES = r"(?:hp-[0-9a-z]{26}|hs-[0-9a-z]{26}\.[0-9]{1,6})"
+# The token of a run, a lane's batch or a template's job; or an array's: the sweep's id and its number in it.
+_NAMES = r"(?:h[plt]-[0-9a-z]{26}|hs-[0-9a-z]{26}\.[0-9]{1,6})"
 TOKEN = re.compile(_NAMES)
 _WHOLE = re.compile(rf"(?<![0-9A-Za-z]){_NAMES}(?![0-9A-Za-z])")
 _NOTHING = frozenset({"", "N/A", "NONE", "None", "None assigned", "Unknown", "(null)", "n/a"})

@@ -58,6 +58,7 @@ class Site:
     min_job_age_s: int
     job_requeue: bool
     preempt_mode: str
+    preempt_type: str
     preempt_sends_signal: bool
     max_array_size: int
 
@@ -70,6 +71,11 @@ def read_site(runner: Runner) -> Site:
     """Raises SlurmUnavailableError."""
     separator = records.new_separator()
     partitions = parse_partitions(runner.run(sinfo_argv(separator)), separator)
+    return read_settings(runner, partitions)
+
+
+def read_settings(runner: Runner, partitions: tuple[Partition, ...] = ()) -> Site:
+    """The settings alone, one ``scontrol``. Raises SlurmUnavailableError."""
     return parse_config(runner.run(["scontrol", "show", "config"]), partitions)
 
 
@@ -102,6 +108,7 @@ def parse_config(text: str, partitions: tuple[Partition, ...]) -> Site:
         min_job_age_s=_number(said.get("MinJobAge", ""), 300),
         job_requeue=said.get("JobRequeue") == "1",
         preempt_mode=said.get("PreemptMode", "OFF"),
+        preempt_type=said.get("PreemptType", ""),
         preempt_sends_signal=bool({"send_user_signal", "preempt_send_user_signal"} & set(signals.split(","))),
         max_array_size=_number(said.get("MaxArraySize", ""), 1001),
     )

@@ -7,7 +7,7 @@ array, never two. Refuses indices that a site's MaxArraySize does not allow.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -33,7 +33,6 @@ from hpcpools.training.executors import ArrayExecutor
 from hpcpools.training.submit import Found, Note
 
 PER_ARRAY = 1000  # elements of one array, also where a site allows more (LOAD-5)
-IN_FLIGHT = 500  # elements at once where the user sets no limit
 LOOK_AGAIN = 60.0  # seconds between two look-ups of one array by upkeep
 
 KEPT = ("exclude", "arguments", "signal_lead")  # facts of a submission that its repetition keeps
@@ -55,20 +54,23 @@ def shares(sizes: Sequence[int], max_parallel: int) -> list[int]:
 
     Raises UsageError if there are more arrays than that.
     """
-    limit = max_parallel or max(IN_FLIGHT, len(sizes))
-    if limit < len(sizes):
+    if max_parallel < len(sizes):
         raise UsageError(
             f"{sum(sizes)} runs need {len(sizes)} arrays, of which each runs one element at least",
-            hint=f"--max-parallel {len(sizes)} or more",
+            hint=f"--max-parallel {len(sizes)} or more, and as much of slurm.max_in_flight",
         )
-    base, extra = divmod(limit, len(sizes))
+    base, extra = divmod(max_parallel, len(sizes))
     return [min(size, base + (at < extra)) for at, size in enumerate(sizes)]
 
 
 def layout(config: Config, count: int, max_parallel: int) -> list[tuple[int, int]]:
-    """(size, elements at once) of each array; asks the site once. Raises SlurmUnavailableError."""
-    sizes = split(count, sites.read_site(engine.runner(config)).max_array_size)
-    return list(zip(sizes, shares(sizes, max_parallel), strict=True))
+    """(size, elements at once) of each array; asks the site once. Raises SlurmUnavailableError.
+
+    ``max_parallel``: what the user allows, 0 for as many as the pool's limit, which is never exceeded.
+    """
+    sizes = split(count, sites.read_settings(engine.runner(config)).max_array_size)
+    limit = config.slurm.max_in_flight
+    return list(zip(sizes, shares(sizes, min(max_parallel or limit, limit)), strict=True))
 
 
 def send_all(
@@ -139,12 +141,12 @@ def _as_taken(batch: Taken, request: Request) -> Request:
 
 def _avoided(config: Config, place: SweepDirectory, batch: Taken, request: Request) -> tuple[str, ...]:
     """The nodes that all runs avoid, and the bad ones of these runs as long as other nodes are left."""
-    partition = request.resources.partition
-    known = config.training.partitions.get(partition)
-    common = set(submit.avoided(config, place.id, partition).get("exclude", ()))
+    asked = request.resources
+    known = config.training.partitions.get(asked.partition)
+    common = set(submit.avoided(config, place.id, asked).get("exclude", ()))
     tried = [run.token for run, number in batch if number]
-    own = {node for token in tried for node in submit.avoided(config, token, partition).get("exclude", ())}
-    left = known is None or not known.nodes or len(common | own) < known.nodes
+    own = {node for token in tried for node in submit.avoided(config, token, asked).get("exclude", ())}
+    left = known is None or not known.nodes or len(common | own) + asked.nodes <= known.nodes
     return tuple(sorted(common | own if left else common))
 
 
@@ -158,22 +160,11 @@ def _sent(
         for run, _ in batch:
             run.record(RunState.SUBMITTING, time.time(), detail="unsettled", reason=error.message)
         note(f"sbatch gave no clear answer ({error.message}); looking for the array before any retry")
-        found, waited = Found(), 0.0
-        for delay in config.slurm.submit_lookups:
-            time.sleep(max(0.0, float(delay) - waited))
-            waited = float(delay)
-            last = delay is config.slurm.submit_lookups[-1]  # until then absence decides nothing: no sacct
-            found = look_up(runner, array, history=last)
-            note(f"after {waited:.0f} s: " + (f"it is {found.job_id}" if found.job_id else "not seen yet"))
-            if found.job_id:
-                return found.job_id
-        if not found.certain:
-            raise SubmissionUnknownError(
-                f"nobody can say yet whether Slurm has {array.key}",
-                hint="its runs stay SUBMITTING and upkeep settles them; do not submit them again",
-            ) from error
-        note("the array is certainly not there: submitting it once more")
-        return executor.send()
+
+        def look(history: bool) -> Found:
+            return look_up(runner, array, history=history)
+
+        return submit.settled(config, array.key, look, note) or executor.send()
 
 
 def look_up(runner: Runner, array: Array, *, history: bool = True) -> Found:
@@ -211,16 +202,36 @@ def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) ->
     array = place.array_of(run.token, max(0, run.last_submission()))
     if array is None:
         return submit.settle_old(config, runner, run, now)
-    if now - place.last_look(array.number) < LOOK_AGAIN:
+    return settle(config, runner, place, array, now)
+
+
+def settle(
+    config: Config,
+    runner: Runner,
+    place: SweepDirectory,
+    array: Array,
+    now: float,
+    *,
+    look_again: float = LOOK_AGAIN,
+    patience: float = 0.0,
+) -> str:
+    """Settle an array whose sbatch left no answer: adopted, unknown, cancelled, failed or submitted.
+
+    ``look_again``: seconds between two look-ups. ``patience``: seconds since it was made for which its
+    absence proves nothing, because its sbatch may still be on the way.
+    """
+    known = place.job_id(array.number)  # there if only some of its runs were told
+    if not known and now - place.last_look(array.number) < look_again:
         return "unknown"
-    found = look_up(runner, array)
+    found = Found(known, certain=True) if known else look_up(runner, array)
     if found.job_id:
         _acknowledge(place, array, found.job_id)
         return "adopted"
-    if not found.certain:
+    if not found.certain or now - array.at < patience:
         place.looked(array.number, now)
         return "unknown"
-    members = [RunDirectory(config.root, element.token) for element in array.elements]
+    numbers = {element.token: element.submission for element in array.elements}
+    members = [RunDirectory(config.root, token) for token in numbers]
     waiting = [each for each in members if read_view(each).state is RunState.SUBMITTING]
     wanted = [each for each in waiting if not each.cancelled()]
     for each in waiting:
@@ -229,9 +240,9 @@ def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) ->
             each.record(RunState.CANCELLED, now, cause=cause, reason="never reached Slurm")
     if not wanted:
         return "cancelled"
-    if not any(event.get("detail") == "unsettled" for event in run.events()[-1:]):
+    if not any(event.get("detail") == "unsettled" for event in wanted[0].events()[-1:]):
         return _give_up(wanted, now)
-    taken = [(each, number) for each in wanted if (number := _again(each, now)) is not None]
+    taken = [(each, number) for each in wanted if (number := _again(each, numbers, now)) is not None]
     if not taken:
         return "unknown"
     sizes = [(len(taken), min(len(taken), array.parallel))]
@@ -239,9 +250,10 @@ def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) ->
     return "submitted"
 
 
-def _again(run: RunDirectory, now: float) -> int | None:
-    facts: dict[str, Any] = run.submission(max(0, run.last_submission()))
-    return run.next_submission(now, **{key: facts[key] for key in KEPT if key in facts})
+def _again(run: RunDirectory, numbers: Mapping[str, int], now: float) -> int | None:
+    before = numbers[run.token]
+    facts: dict[str, Any] = run.submission(before)
+    return run.next_submission(now, after=before, **{key: facts[key] for key in KEPT if key in facts})
 
 
 def _give_up(runs: Sequence[RunDirectory], now: float) -> str:

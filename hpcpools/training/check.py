@@ -10,37 +10,30 @@ from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
 from hpcpools.runs.request import Request
 from hpcpools.slurm import submit as slurm
-from hpcpools.slurm.site import Site, read_site
-from hpcpools.training import engine, submit
+from hpcpools.training import engine, saving, submit
+from hpcpools.training.saving import Finding
 
 
-def check(config: Config, request: Request) -> Iterator[str]:
-    """One line per check that passed. Raises the error of the first that fails.
+def check(config: Config, request: Request) -> Iterator[Finding]:
+    """One line per check that passed, or that warns. Raises the error of the first that fails.
 
     The callable was imported and its arguments were bound when the request was planned.
     """
-    yield f"{request.what} is runnable"
-    yield _writable(config.root)
+    yield Finding(f"{request.what} is runnable")
+    yield Finding(_writable(config.root))
     if request.code is not None:
         size = f"{request.code.size / 2**20:.2f} MiB in {request.code.files} files"
-        yield f"its code is kept as it is now ({size})"
+        yield Finding(f"its code is kept as it is now ({size})")
     if request.engine == "local":
-        yield f"the local slot serves it ({request.resources.gpus} GPUs here)"
+        yield Finding(f"the local slot serves it ({request.resources.gpus} GPUs here)")
         return
     runner = engine.runner(config)
     with tempfile.TemporaryDirectory(prefix="hpcpools-check-") as folder:
         script = Path(folder) / "check.sbatch"
         script.write_text(submit.script(config, request))
-        yield slurm.test_only(runner, script, env=submit.job_env(config))
-    yield from _warnings(request, read_site(runner))
-
-
-def _warnings(request: Request, site: Site) -> Iterator[str]:
-    """How a training here is told to save before it is ended."""
-    lead = request.resources.signal_lead
-    yield f"it is told to save {lead} s before its limit, and killed {site.kill_wait_s} s after TERM"
-    if not site.preempt_sends_signal:
-        yield "before a preemption this site sends no early signal: only GraceTime is left, save periodically"
+        yield Finding(slurm.test_only(runner, script, env=submit.job_env(config)))
+    notice = saving.read_notice(config, runner, request.resources.partition)
+    yield from saving.compare(request, notice, saving.measured(config, request))
 
 
 def _writable(root: Path) -> str:

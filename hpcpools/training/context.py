@@ -145,7 +145,11 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """True once a warning signal came: save a checkpoint and return. Cheap enough for every step."""
+        """True once a warning signal came: save a checkpoint and return. Cheap enough for every step.
+
+        Ranks see it at different steps, on several nodes seconds apart: ``stop_together`` is for those that
+        must leave at the same one.
+        """
         if not self._stop and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _STOP_POLL
             self._stop = self._stop_file.exists()

@@ -7,6 +7,7 @@ from typing import Literal
 from hpcpools.config import Config, environment
 from hpcpools.errors import SlurmUnavailableError
 from hpcpools.runs.request import Engine
+from hpcpools.slurm import ledger
 from hpcpools.slurm.command import Runner
 
 On = Literal["auto", "slurm", "local"]
@@ -14,7 +15,8 @@ On = Literal["auto", "slurm", "local"]
 
 def runner(config: Config) -> Runner:
     """The Slurm command runner of this process's environment."""
-    return Runner(environment(), timeout=float(config.slurm.command_timeout))
+    record = config.runtime_dir / ledger.NAME
+    return Runner(environment(), timeout=float(config.slurm.command_timeout), record=record)
 
 
 def choose(config: Config, on: On = "auto") -> Engine:

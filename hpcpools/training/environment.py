@@ -6,7 +6,6 @@ Owns that file of the run and what two of them differ in. Refuses to write down 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import platform
 import re
@@ -22,6 +21,7 @@ import msgspec
 
 import hpcpools
 from hpcpools import atomic
+from hpcpools.account import user
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
 from hpcpools.runs.directory import RunDirectory
@@ -79,7 +79,7 @@ def here(config: Config, workdir: str) -> dict[str, Any]:
         "packages": packages(),
         "host": socket.gethostname(),
         "system": platform.platform(),
-        "user": getpass.getuser(),
+        "user": user(),
         "git": found,
         "config": {
             "file": config.file,

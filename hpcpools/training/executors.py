@@ -7,17 +7,17 @@ was durable before, so no pickle lies in the shared folder, and no rename is owe
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.core import utils
 
-from hpcpools import textsafe
-from hpcpools.errors import UnavailableError
+from hpcpools import atomic, interpreter, textsafe
+from hpcpools.errors import NotFoundError, UnavailableError
 from hpcpools.runs import sweeps
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request, digest
@@ -25,14 +25,16 @@ from hpcpools.runs.sweeps import Array, SweepDirectory
 from hpcpools.slurm import submit as slurm
 from hpcpools.slurm.command import Runner
 
+_JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
+# Seconds that srun leaves the other nodes after the first one ended: more than they need (group.ENDS).
+LAST_TASK = 180
 WCKEY = None  # submitit writes --wckey=submitit otherwise, which sites with TrackWCKey refuse
 
 
 def node_command(run: Path, submission: int, digest: str) -> str:
-    """The shell words that start the node entry. ``-P``: never import from the job's folder (SEC-13)."""
-    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-    argv = ["-u", *safe_path, "-m", "hpcpools.training.node", str(run), str(submission), digest]
-    return shlex.join([sys.executable, *argv])
+    """The shell words that start the node entry."""
+    words = (str(run), str(submission), digest)
+    return shlex.join(interpreter.argv("hpcpools.training.node", *words, unbuffered=True))
 
 
 class NodeSlurmExecutor(submitit.SlurmExecutor):
@@ -62,12 +64,12 @@ class NodeSlurmExecutor(submitit.SlurmExecutor):
         Raises what :func:`hpcpools.slurm.submit.sbatch` raises.
         """
         path = self._run.submitit / f"submission-{submission}.sbatch"
-        path.write_text(self.script(submission, self._run.digest()))
+        atomic.write_bytes(path, self.script(submission, self._run.digest()).encode())
         return slurm.sbatch(self._runner, path, env=self._env)
 
 
 def sbatch_parameters(request: Request, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
-    """submitit's parameters of one exclusive node-task.
+    """submitit's parameters of exclusive nodes with one task each.
 
     ``--exclusive`` alone gives the step no GPU and only the memory asked for, hence the node's GPUs by
     number and ``mem=0``; since Slurm 22.05 srun does not inherit the job's CPUs, hence the export.
@@ -77,15 +79,17 @@ def sbatch_parameters(request: Request, exclude: tuple[str, ...] = ()) -> dict[s
         "job_name": request.token,
         "comment": request.token,
         "time": asked.minutes,
-        "nodes": 1,
+        "nodes": asked.nodes,
         "ntasks_per_node": 1,
         "exclusive": True,
         "mem": "0",
         "signal_delay_s": asked.signal_lead,
         "wckey": WCKEY,
         "setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_ON_NODE", *asked.setup],
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {"requeue": True, **{name: v or True for name, v in asked.options.items()}},
     }
+    if asked.nodes > 1:  # the first node's entry names the cause before srun may end the others
+        parameters["srun_args"] = ["--kill-on-bad-exit=0", f"--wait={LAST_TASK}"]
     if asked.gpus:
         parameters["gpus_per_node"] = asked.gpus
     if exclude:
@@ -120,15 +124,14 @@ class ArrayExecutor(submitit.SlurmExecutor):
     def script(self) -> str:
         """The exact script that sbatch is given."""
         manifest = self._place.manifest(self._array.number)
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        argv = ["-u", *safe_path, "-m", "hpcpools.training.element"]
-        command = shlex.join([sys.executable, *argv, str(manifest), digest(sweeps.encode(self._array))])
+        words = (str(manifest), digest(sweeps.encode(self._array)))
+        command = shlex.join(interpreter.argv("hpcpools.training.element", *words, unbuffered=True))
         return str(self._make_submission_file_text(command, uid=str(self._array.number))) + "\n"
 
     def send(self) -> str:
         """Submit the array with one sbatch; its job id. Raises like :func:`hpcpools.slurm.submit.sbatch`."""
         path = self._place.script(self._array.number)
-        path.write_text(self.script())
+        atomic.write_bytes(path, self.script().encode())
         return slurm.sbatch(self._runner, path, env=self._env)
 
 
@@ -159,5 +162,7 @@ def default_log(run: RunDirectory, job_id: str) -> tuple[Path, Path]:
     folder = run.submitit
     if "_" in job_id and (sweep := run.request().sweep):  # an array's element: beside the array's script
         folder = SweepDirectory(run.root, sweep).folder
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFoundError(f"{textsafe.one_line(job_id)!r} is no job's id", hint="the run is damaged")
     paths = utils.JobPaths(folder, job_id, 0)
     return Path(paths.stdout), Path(paths.stderr)

@@ -209,7 +209,7 @@ def _local(facts: Facts) -> Explanation:
 
 def _running(facts: Facts) -> Explanation:
     view, progress = facts.view, facts.progress
-    node = view.attempt.node if view.attempt else ""
+    node = view.attempt.where if view.attempt else ""
     started = view.attempt.started if view.attempt and view.attempt.started else view.since
     limit = view.request.resources.minutes
     evidence = [

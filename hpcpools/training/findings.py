@@ -45,7 +45,7 @@ def gather(config: Config, run: RunDirectory, *, slot_alive: bool = True) -> Fac
         progress=metrics.progress(run.metrics_file),
         retryable=verdict.get("retryable") if isinstance(verdict, dict) else None,
         running=len(own),
-        gpus=sum(each.request.resources.gpus for each in own),
+        gpus=sum(each.request.resources.all_gpus for each in own),
         ahead=_ahead(config, view),
         slot_alive=slot_alive,
     )

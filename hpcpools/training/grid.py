@@ -1,4 +1,5 @@
-"""The points of a sweep: from ``lr=1e-4,1e-3 seed=0..4`` or a TOML file to one dict of arguments each.
+"""The points of a sweep: from ``lr=1e-4,1e-3 seed=0..4`` or a TOML file to one dict of arguments each,
+or one command line each.
 
 Pure: same definition, same points in the same order. Refuses more than MAX_POINTS.
 """
@@ -27,15 +28,22 @@ else:
 
 MAX_POINTS = 10_000
 _RANGE = re.compile(r"(-?\d{1,15})\.\.(-?\d{1,15})")
+_PLACE = re.compile(r"\{\{(?P<text>[A-Za-z_]\w*)\}\}|\{(?P<name>[A-Za-z_]\w*)\}", re.ASCII)
 _DIALS = {"low", "high", "log"}
 
 
-def define(words: Sequence[str], target: str = "", text: str = "", max_parallel: int = 0) -> Definition:
+def define(
+    words: Sequence[str],
+    target: str = "",
+    text: str = "",
+    max_parallel: int = 0,
+    command: Sequence[str] = (),
+) -> Definition:
     """The definition that a TOML ``text`` and the command line's ``words`` give; the words win, by name.
 
     Raises UsageError for anything that is not understood, before anything is written.
     """
-    base = _from_toml(text) if text else Definition(target="")
+    base = _from_toml(text) if text else Definition()
     fixed, grid = dict(base.fixed), {name: list(values) for name, values in base.grid.items()}
     sampling = base.random
     for name, values in axes(words).items():
@@ -49,8 +57,10 @@ def define(words: Sequence[str], target: str = "", text: str = "", max_parallel:
         else:
             grid[name] = values
     parallel = max_parallel or base.max_parallel
-    definition = Definition(target or base.target, fixed, grid, sampling, parallel)
-    _check(definition)
+    if command or target:
+        base = msgspec.structs.replace(base, target=target, command=tuple(command))
+    definition = Definition(base.target, fixed, grid, sampling, parallel, base.command)
+    check(definition)
     return definition
 
 
@@ -89,6 +99,19 @@ def points(definition: Definition) -> list[dict[str, Any]]:
     grid = [dict(zip(definition.grid, chosen, strict=True)) for chosen in combined]
     drawn = samples(definition.random) if definition.random else [{}]
     return [{**definition.fixed, **point, **sample} for point in grid for sample in drawn]
+
+
+def fill(command: Sequence[str], point: dict[str, Any]) -> tuple[str, ...]:
+    """``command`` with each ``{NAME}`` replaced by its value, text as it is, all else as JSON; ``{{NAME}}``
+    stands for ``{NAME}`` itself. Words stay words: no shell ever reads them."""
+
+    def value(found: re.Match[str]) -> str:
+        if found["name"] is None:
+            return f"{{{found['text']}}}"
+        given = point[found["name"]]
+        return given if isinstance(given, str) else json.dumps(given)
+
+    return tuple(_PLACE.sub(value, word) for word in command)
 
 
 def samples(sampling: Sampling) -> list[dict[str, Any]]:
@@ -159,7 +182,6 @@ def _from_toml(text: str) -> Definition:
             name: values(name, axis) if isinstance(axis, str) else axis if isinstance(axis, list) else [axis]
             for name, axis in grid.items()
         }
-    facts.setdefault("target", "")
     try:
         return msgspec.convert(facts, Definition)
     except msgspec.ValidationError as error:
@@ -169,7 +191,8 @@ def _from_toml(text: str) -> Definition:
         ) from None
 
 
-def _check(definition: Definition) -> None:
+def check(definition: Definition) -> None:
+    """Raise UsageError for what no sweep can be made of."""
     sampling = definition.random
     count = math.prod(map(len, definition.grid.values())) * (sampling.count if sampling else 1)
     if not 1 <= count <= MAX_POINTS or definition.max_parallel < 0:
@@ -185,6 +208,25 @@ def _check(definition: Definition) -> None:
             raise UsageError(f"argument {name!r} is given twice", hint="fixed, grid or random.choose")
     for name, dial in chosen.items():
         _check_dial(name, dial)
+    if bool(definition.target) == bool(definition.command):
+        raise UsageError(
+            "what shall be trained?" if not definition.target else "a target and a command",
+            hint="either package.module:function, or -- COMMAND with {NAME} in it; or so in the file",
+        )
+    if definition.command:
+        _check_command(definition.command, names)
+
+
+def _check_command(command: Sequence[str], names: Sequence[str]) -> None:
+    used = {found["name"] for word in command for found in _PLACE.finditer(word) if found["name"]}
+    for name in sorted(used - set(names)):
+        raise UsageError(
+            f"the command has {{{name}}}, but {name} has no value",
+            hint=f"{name}=A,B,C before the --, or {{{{{name}}}}} for the text itself",
+        )
+    for name in names:
+        if name not in used:
+            raise UsageError(f"{name} is nowhere in the command", hint=f"write {{{name}}} where it goes")
 
 
 def _check_dial(name: str, dial: Any) -> None:

@@ -1,45 +1,46 @@
 """The three ways to run a training on its node: in this process, as a command, one process per GPU.
 
-Owns the child's signals and its end. Each way returns an :class:`Ending`; none raises for user errors.
+Of several nodes it is always a child process, so that this one can watch the other nodes. Each way returns
+an :class:`Ending`; none raises for user errors.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import signal
-import subprocess
+import socket
 import sys
-import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpcpools import atomic
-from hpcpools.runs.attempts import Outcome
+from hpcpools import atomic, interpreter
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request
 from hpcpools.runs.states import Cause
 from hpcpools.training import imports, nodeenv
+from hpcpools.training.child import run_child
 from hpcpools.training.context import Cancelled, Run
+from hpcpools.training.elastic import NOT_MET
+from hpcpools.training.ending import STOPPED_EXIT, Ending, read_rank_ending
+from hpcpools.training.group import Group
 
-STOPPED_EXIT = 75  # EX_TEMPFAIL: stopped early, resumable; commands may use it too
-CHILD_GRACE = 20.0  # seconds a child has after TERM when the run was cancelled
+JOIN = 600  # seconds for all nodes' torch to be imported and to meet
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a training ended; ``result`` is the text of a JSON value."""
-
-    outcome: Outcome
-    exit_code: int = 0
-    signal: int | None = None
-    cause: Cause = Cause.NONE
-    error: str = ""
-    result: str = "null"
+def run(request: Request, run: Run, group: Group, lock: int | None) -> Ending:
+    """Run the training on this node, in the way that was asked for."""
+    if request.launcher == "elastic":
+        return elastic(request, run, group, lock)
+    if group.nodes > 1:
+        meeting = group.meeting() or {}
+        group.stop_listening()  # the port is for the training itself
+        nodeenv.publish_group(group.place.index, group.nodes, str(meeting["host"]), int(meeting["port"]))
+    elif not request.command:
+        return in_process(request, run)
+    argv = list(request.command) or interpreter.argv("hpcpools.training.rank")
+    return run_child(argv, run, group, lock, forward_term=bool(request.command))
 
 
 def in_process(request: Request, run: Run) -> Ending:
@@ -87,35 +88,74 @@ def _returned(value: Any, run: Run) -> Ending:
         return Ending("completed", result=json.dumps({"not_json": repr(value)[:2000]}))
 
 
-def as_command(request: Request, run: Run, lock: int | None) -> Ending:
-    """Run the user's command line as a child."""
-    return _child(list(request.command), run, lock, forward_term=True)
-
-
-def elastic(request: Request, run: Run, lock: int | None) -> Ending:
-    """One process per GPU through torch's elastic launcher; rank 0's value is the result."""
-    flags = ["--nnodes=1", f"--nproc-per-node={max(1, request.resources.gpus)}", "--max-restarts=0"]
-    flags += [
+def elastic(request: Request, run: Run, group: Group, lock: int | None) -> Ending:
+    """One process per GPU through torch's elastic launcher."""
+    flags = [
+        f"--nnodes={group.nodes}",
+        f"--nproc-per-node={max(1, request.resources.gpus)}",
+        "--max-restarts=0",  # a restart is a new attempt, of all nodes
         "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0",
-        f"--rdzv-id={run.token}",
+        *_meeting_place(group),
+        f"--rdzv-id={run.token}-{run.attempt.name}",
         "--signals-to-handle=SIGINT",
     ]
-    if request.target:
-        program = ["-m", "hpcpools.training.rank"]
-    else:
-        program = _script(request.command)
-    argv = [sys.executable, "-m", "hpcpools.training.elastic", *flags, *program]
-    ending = _child(argv, run, lock, forward_term=False)
-    if not request.target:
+    # With the interpreter named, the ranks are started as we start Python; torchrun's own `-m` imports from
+    # the working directory first (SEC-13).
+    rank = ["--no-python", *interpreter.argv("hpcpools.training.rank", unbuffered=True)]
+    program = rank if request.target else _script(request.command)
+    served = [] if group.listening_fd is None else [f"--serve={group.listening_fd}"]
+    argv = interpreter.argv("hpcpools.training.elastic", *served, *flags, *program)
+    ending = run_child(argv, run, group, lock, forward_term=False)
+    if ending.outcome == "failed" and ending.exit_code == NOT_MET:
+        return replace(ending, cause=Cause.LAUNCH_FAILURE, error="the nodes did not meet; see the log")
+    return ending
+
+
+def _meeting_place(group: Group) -> list[str]:
+    """Where torch's agents meet. Of several nodes only the first listens, on a socket that it has already;
+    each tells the others the address from which it reaches the first."""
+    if group.nodes == 1:
+        return ["--rdzv-endpoint=localhost:0"]
+    meeting = group.meeting() or {}
+    host, port = str(meeting["host"]), int(meeting["port"])
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as towards:
+        towards.connect((host, port))  # sends nothing: asks the kernel for the route
+        here = towards.getsockname()[0]
+    return [
+        f"--rdzv-endpoint={f'[{host}]' if ':' in host else host}:{port}",
+        f"--rdzv-conf=is_host=0,join_timeout={JOIN},read_timeout={JOIN}",
+        f"--local-addr={here}",
+    ]
+
+
+def as_ranks_told(request: Request, attempt: Path, ending: Ending) -> Ending:
+    """The attempt's ending in the words of its ranks; rank 0's value is the result."""
+    resources = request.resources
+    per_node = max(1, resources.gpus) if request.launcher == "elastic" else 1
+    ranks = resources.nodes * per_node
+    if not request.target or (request.launcher == "single" and resources.nodes == 1):
         return ending
-    told = read_rank_ending(run.attempt, max(1, request.resources.gpus))
+    told = read_rank_ending(attempt, ranks)
     if told is None:
+        return ending
+    if told.outcome == "failed" and ending.cause is Cause.OUT_OF_MEMORY:
+        return replace(ending, error=f"{told.error}\n{ending.error}")
+    taken_along = told.outcome == "failed" and ending.outcome == "killed"
+    if taken_along or (told.outcome != "completed" and ending.cause in _NOT_THE_RANKS):
         return ending
     if told.outcome == "completed" and ending.outcome != "completed":
         # gloo and NCCL may abort while the interpreter shuts down; every rank had returned by then.
         print(f"hpcpools: all ranks returned, then one ended badly: {ending.error}", file=sys.stderr)
     return replace(told, signal=ending.signal) if told.outcome == "stopped" else told
+
+
+# Ends of which the ranks know only the consequences.
+_NOT_THE_RANKS = (
+    Cause.BAD_NODE,
+    Cause.CANCELLED,
+    Cause.NODE_FAILURE,
+    Cause.OUT_OF_MEMORY,
+)
 
 
 def _script(command: Sequence[str]) -> list[str]:
@@ -128,91 +168,6 @@ def launches_python(command: Sequence[str]) -> bool:
     if len(command) < 2 or not Path(command[0]).name.startswith("python"):
         return False
     return command[1] == "-m" or command[1].endswith(".py")
-
-
-def write_rank_ending(attempt: Path, rank: int, ending: Ending) -> None:
-    """A rank's own account of its end, for the entry process."""
-    atomic.write_json(attempt / f"rank-{rank}.json", {**vars(ending), "cause": ending.cause.value})
-
-
-def read_rank_ending(attempt: Path, ranks: int) -> Ending | None:
-    """The first failed rank's account, else rank 0's; None unless all ``ranks`` left theirs."""
-    found: dict[int, Ending] = {}
-    for path in attempt.glob("rank-*.json"):
-        facts = atomic.read_json(path)
-        if facts is not None:
-            facts["cause"] = Cause(facts["cause"])
-            found[int(path.stem.removeprefix("rank-"))] = Ending(**facts)
-    failed = [found[rank] for rank in sorted(found) if found[rank].outcome == "failed"]
-    return failed[0] if failed else found.get(0) if len(found) == ranks else None
-
-
-def _child(argv: list[str], run: Run, lock: int | None, *, forward_term: bool) -> Ending:
-    """Start ``argv``, pass warnings on as the stop file (and TERM), wait for the end."""
-    signals: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda received, _frame: signals.append(received))
-    try:
-        child = subprocess.Popen(
-            argv,
-            env=nodeenv.child_environment(),
-            preexec_fn=_prepare_child,  # noqa: PLW1509 - the entry has no threads
-            pass_fds=() if lock is None else (lock,),
-        )
-    except OSError as error:
-        return Ending("failed", 127, cause=Cause.USER_ERROR, error=f"{argv[0]}: {error.strerror}")
-    kill_at: float | None = None
-    warned = 0  # USR2 if it ever came, else TERM: what told us to stop
-    while True:
-        try:
-            code = child.wait(timeout=0.2)
-            break
-        except subprocess.TimeoutExpired:
-            pass
-        except KeyboardInterrupt:
-            signals.append(signal.SIGTERM)
-        cancelled = (run.path / "cancel.json").exists() if signals else False
-        if signals:
-            atomic.create_bytes(run.attempt / "stop", b"")
-            warned = signal.SIGUSR2 if signal.SIGUSR2 in (warned, *signals) else signal.SIGTERM
-        if signal.SIGTERM in signals and (forward_term or cancelled):
-            child.send_signal(signal.SIGTERM if forward_term else signal.SIGINT)
-            kill_at = kill_at or (time.monotonic() + CHILD_GRACE if cancelled else None)
-        signals.clear()
-        if kill_at is not None and time.monotonic() > kill_at:
-            child.kill()
-    if -code in (signal.SIGTERM, signal.SIGKILL):
-        # Slurm signals all processes of a step at once: our own signal may be a moment behind.
-        give_up = time.monotonic() + 1.0
-        while not (signals or warned) and time.monotonic() < give_up:
-            time.sleep(0.05)
-    warned = warned or (signals[0] if signals else 0)
-    if code == STOPPED_EXIT and not warned and (run.attempt / "stop").exists():  # the sampler's verdict
-        return Ending("stopped", STOPPED_EXIT, cause=Cause.STOPPED)
-    return _ended(code, argv[0], cancelled=(run.path / "cancel.json").exists(), warned=warned)
-
-
-def _ended(code: int, program: str, *, cancelled: bool, warned: int) -> Ending:
-    """What a child's return code means; negative is the signal that ended it. Pure."""
-    if code == 0:
-        return Ending("completed")
-    if cancelled:
-        return Ending("stopped", STOPPED_EXIT, cause=Cause.CANCELLED)
-    if warned:
-        return Ending("stopped", STOPPED_EXIT, warned, Cause.STOPPED)
-    if code > 0:
-        return Ending("failed", code, cause=Cause.USER_ERROR, error=f"exit code {code}")
-    error = f"{Path(program).name} was killed by {signal.Signals(-code).name}"
-    outcome: Outcome = "killed" if -code in (signal.SIGTERM, signal.SIGKILL) else "failed"
-    return Ending(outcome, 128 - code, -code, Cause.KILLED, error)
-
-
-def _prepare_child() -> None:
-    """Between fork and exec: die with the entry; leave the warning signal to the entry."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
-    if os.getppid() == 1:
-        os._exit(1)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def finish(run: RunDirectory, ending: Ending) -> None:

@@ -5,10 +5,13 @@ Source of the names: sbatch(1) OUTPUT ENVIRONMENT VARIABLES, srun(1), torchrun's
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hpcpools.errors import UsageError
@@ -17,6 +20,7 @@ from hpcpools.runs.attempts import Place
 RUN_DIR = "HPCPOOLS_RUN_DIR"
 ATTEMPT_DIR = "HPCPOOLS_ATTEMPT_DIR"
 STOP_FILE = "HPCPOOLS_STOP_FILE"
+_CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 _GPU = re.compile(r"[0-9]{1,4}|(GPU|MIG)-[A-Za-z0-9/-]{1,80}")
 
 
@@ -33,6 +37,8 @@ def place(env: Mapping[str, str] = os.environ) -> Place:
             job_id=_array_id(env) or job_id,
             restart=int(env.get("SLURM_RESTART_COUNT", "0")),
             node=env.get("SLURMD_NODENAME") or socket.gethostname(),
+            index=int(env.get("SLURM_PROCID", "0")),  # one task on each node
+            nodelist=env.get("SLURM_JOB_NODELIST", "") if env.get("SLURM_NNODES", "1") != "1" else "",
             **common,  # type: ignore[arg-type]
         )
     if job_id := env.get("SUBMITIT_LOCAL_JOB_ID"):
@@ -83,6 +89,53 @@ def publish(run_path: Path, attempt_path: Path, token: str, resume: str, restart
         "LOCAL_WORLD_SIZE": "1",
     }
     os.environ.update(facts)
+
+
+def publish_group(index: int, nodes: int, host: str, port: int) -> None:
+    """torch's variables for one process on each of several nodes, and for a launcher of the user's own."""
+    facts = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "NODE_RANK": str(index), "RANK": str(index)}
+    os.environ.update(facts, WORLD_SIZE=str(nodes))
+
+
+def addresses() -> list[str]:
+    """Names under which the other nodes may reach this one, the best first: where Slurm's own srun listens
+    on the first node (srun(1), SLURM_LAUNCH_NODE_IPADDR), then the host's name."""
+    return [name for name in (os.environ.get("SLURM_LAUNCH_NODE_IPADDR"), socket.gethostname()) if name]
+
+
+@contextlib.contextmanager
+def private_temp() -> Iterator[None]:
+    """A temporary folder for this process and its children alone: 0700, of a name that nobody can guess.
+
+    Compilers' caches lie in it too, unless the user names others: torch's default is a fixed name in /tmp,
+    which another user of the node can make first (SEC-9). Removed when the block ends.
+    """
+    before = dict(os.environ)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="hpcpools-", ignore_cleanup_errors=True)
+    except OSError as error:  # a full disk: the training may need none
+        print(f"hpcpools: no private temporary folder: {error}", file=sys.stderr)
+        yield
+        return
+    with folder as path:
+        tempfile.tempdir = path  # what tempfile has looked up already
+        os.environ["TMPDIR"] = path
+        for name in _CACHES:
+            os.environ.setdefault(name, f"{path}/{name.partition('_')[0].lower()}")
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            for name in ("TMPDIR", *_CACHES):
+                os.environ.pop(name, None)
+                os.environ.update({name: before[name]} if name in before else {})
+
+
+def publish_batch(config: str, gpus: int) -> None:
+    """For the tasks of a lane's batch: the pool's configuration, and no GPU where none was asked for."""
+    os.environ["HPCPOOLS_CONFIG"] = config
+    if not gpus:  # a node that does not fence its devices would show them all
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def python_path() -> list[str]:

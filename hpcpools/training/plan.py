@@ -1,21 +1,22 @@
 """From what the user asked to a complete, valid Request: pure decisions, nothing written yet.
 
-Precedence: config < declaration < command line. Refuses what no node of the partition can give.
+Precedence: config < declaration < template < command line. Refuses what no node of the partition can give.
 """
 
 from __future__ import annotations
 
-import getpass
 import shutil
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hpcpools
 from hpcpools import catalog, durations, gpu, textsafe
+from hpcpools.account import user
 from hpcpools.catalog import Catalog
 from hpcpools.config import Config
 from hpcpools.declare import TrainingDeclaration
@@ -31,6 +32,7 @@ class Options:
     """What the command line or the Python call sets; None and "" mean not set. ``minutes`` wall time."""
 
     gpus: int | None = None
+    nodes: int | None = None
     minutes: int | None = None
     partition: str = ""
     cpus: int | None = None
@@ -41,6 +43,8 @@ class Options:
     label: str = ""
     restarts: tuple[str, ...] = ()  # KIND=NUMBER
     on_oom: str = ""  # halve:ARGUMENT:MINIMUM
+    setup: tuple[str, ...] = ()  # from a site's template, after the config's
+    sbatch: Mapping[str, str] = field(default_factory=dict)  # likewise, see Resources.options
 
 
 def plan_callable(
@@ -59,7 +63,7 @@ def plan_callable(
     declared = entry.declaration if isinstance(entry.declaration, TrainingDeclaration) else None
     resources = _resources(config, declared or TrainingDeclaration(), options, engine)
     asked = options.launcher or (declared.launcher if declared else "") or config.training.launcher
-    elastic = asked == "elastic" or (asked == "auto" and resources.gpus > 1)
+    elastic = asked == "elastic" or (asked == "auto" and _several(resources))
     return _request(
         config,
         resources,
@@ -89,7 +93,7 @@ def plan_command(config: Config, command: tuple[str, ...], options: Options, eng
             "launcher elastic needs `python script.py` or `python -m module`",
             hint="leave it to the command itself: --launcher single",
         )
-    elastic = asked == "elastic" or (asked == "auto" and resources.gpus > 1 and python)
+    elastic = asked == "elastic" or (asked == "auto" and _several(resources) and python)
     return _request(
         config,
         resources,
@@ -99,6 +103,11 @@ def plan_command(config: Config, command: tuple[str, ...], options: Options, eng
         launcher="elastic" if elastic else "single",
         workdir=str(Path.cwd()),
     )
+
+
+def _several(resources: Resources) -> bool:
+    """True if one process is not enough."""
+    return resources.gpus > 1 or resources.nodes > 1
 
 
 def _request(config: Config, resources: Resources, engine: Engine, options: Options, **what: Any) -> Request:
@@ -121,7 +130,7 @@ def _request(config: Config, resources: Resources, engine: Engine, options: Opti
         python=sys.executable,
         python_path=config.python_path,
         host_lock=str(slot_lock(config)) if engine == "local" else "",
-        user=getpass.getuser(),
+        user=user(),
         host=socket.gethostname(),
         version=hpcpools.__version__,
         gpu_checks=config.gpu_checks,
@@ -163,9 +172,12 @@ def _resources(config: Config, declared: TrainingDeclaration, asked: Options, en
     minutes = asked.minutes or declared.time or durations.minutes(site.time)
     cpus = _first(asked.cpus, declared.cpus, site.cpus)
     gpus = _first(asked.gpus, declared.gpus, site.gpus)
+    nodes = _first(asked.nodes, declared.nodes, site.nodes) or 0
     for name, value in (("gpus", gpus), ("cpus", cpus)):
         if value is not None and value < 0:
             raise UsageError(f"{name}={value} is negative", hint="0 or more")
+    if nodes < 1:
+        raise UsageError(f"nodes={nodes} is wrong", hint="1 or more")
     fields = {
         "partition": partition,
         "account": asked.account or declared.account or site.account,
@@ -176,16 +188,26 @@ def _resources(config: Config, declared: TrainingDeclaration, asked: Options, en
         if text:
             textsafe.slurm_field(name, text)
     if engine == "local":
+        if nodes > 1:
+            raise UsageError(f"{nodes} nodes asked, but one machine is one node", hint="--nodes 1")
         gpus = min(gpus, gpu.count()) if gpus is not None else gpu.count()
     else:
-        gpus = _slurm_gpus(config, partition, gpus, minutes)
+        gpus = _slurm_gpus(config, partition, gpus, nodes, minutes)
     lead = min(int(site.signal_lead), minutes * 30)  # never more than half of the time
     return Resources(
-        gpus=gpus, minutes=minutes, cpus=cpus, signal_lead=lead, setup=tuple(site.setup), **fields
+        gpus=gpus,
+        nodes=nodes,
+        minutes=minutes,
+        cpus=cpus,
+        signal_lead=lead,
+        setup=(*site.setup, *asked.setup),
+        options=dict(asked.sbatch),
+        **fields,
     )
 
 
-def _slurm_gpus(config: Config, partition: str, gpus: int | None, minutes: int) -> int:
+def _slurm_gpus(config: Config, partition: str, gpus: int | None, nodes: int, minutes: int) -> int:
+    """The GPUs of each node, if the partition has such nodes, so many, for so long."""
     known = config.training.partitions.get(partition)
     if known is None:
         if gpus is None:
@@ -203,7 +225,14 @@ def _slurm_gpus(config: Config, partition: str, gpus: int | None, minutes: int) 
     if gpus is not None and gpus > known.gpus_per_node:
         raise UsageError(
             f"{gpus} GPUs asked, but a node of partition {partition} has {known.gpus_per_node}",
-            hint="one training takes one node; choose another partition or fewer GPUs",
+            hint=f"several nodes: --nodes {-(-gpus // known.gpus_per_node)} --gpus {known.gpus_per_node}"
+            if known.gpus_per_node
+            else "choose another partition",
+        )
+    if 0 < known.nodes < nodes:
+        raise UsageError(
+            f"{nodes} nodes asked, but partition {partition} has {known.nodes}",
+            hint="ask for fewer, or choose another partition",
         )
     return known.gpus_per_node if gpus is None else gpus
 

@@ -25,7 +25,7 @@ from hpcpools.runs.request import Request
 from hpcpools.runs.states import Cause
 from hpcpools.textsafe import one_line
 from hpcpools.training import nodeenv
-from hpcpools.training.launch import STOPPED_EXIT, Ending
+from hpcpools.training.ending import STOPPED_EXIT, Ending
 
 # (GPUs as granted, our start in clock ticks, seconds left) → what NVML says.
 Read = Callable[[Request, int, float], NodeReading]

@@ -5,7 +5,7 @@ Owns what of a request is carried over. Refuses a run whose code snapshot is gon
 
 from __future__ import annotations
 
-import getpass
+import os
 import socket
 import sys
 import time
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 import hpcpools
 from hpcpools import gpu
+from hpcpools.account import user
 from hpcpools.config import Config
 from hpcpools.errors import NotFoundError
 from hpcpools.runs import code
@@ -35,6 +36,8 @@ def request_again(config: Config, run: RunDirectory, on: engine.On = "auto") -> 
             f"the code snapshot of {run.token} is gone or was changed",
             hint=f"it should lie in {code.folder(config.root, old.code.digest)}",
         )
+    if old.code is not None:
+        os.utime(code.folder(config.root, old.code.digest))  # in use again: `gc` leaves it alone
     where = engine.choose(config, old.engine if on == "auto" else on)
     resources = old.resources
     notes = []
@@ -45,6 +48,9 @@ def request_again(config: Config, run: RunDirectory, on: engine.On = "auto") -> 
     if where == "local" and (here := gpu.count()) < resources.gpus:
         notes.append(f"gpus: {resources.gpus} then, {here} now")
         resources = replace(resources, gpus=here)
+    if where == "local" and resources.nodes > 1:
+        notes.append(f"nodes: {resources.nodes} then, this machine now")
+        resources = replace(resources, nodes=1)
     now = time.time()
     again = replace(
         old if old.code is None else _here(old, old.code, config),
@@ -56,7 +62,7 @@ def request_again(config: Config, run: RunDirectory, on: engine.On = "auto") -> 
         sweep="",
         python=sys.executable,
         host_lock=str(plan.slot_lock(config)) if where == "local" else "",
-        user=getpass.getuser(),
+        user=user(),
         host=socket.gethostname(),
         version=hpcpools.__version__,
     )

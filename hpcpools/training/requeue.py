@@ -17,23 +17,25 @@ from hpcpools.runs.states import Cause
 from hpcpools.slurm import submit
 from hpcpools.slurm.command import Runner
 from hpcpools.training import nodeenv
-from hpcpools.training.launch import Ending
+from hpcpools.training.ending import Ending
 
 SLACK = 90.0  # seconds: Slurm may send the warning up to a minute early (sbatch(1), --signal)
 
 
 def wanted(run: RunDirectory, request: Request, ending: Ending, began: float, now: float) -> str:
-    """The budget to charge if we shall be requeued: warned by USR2, progress made, budget left; else "".
+    """The budget to charge if we shall be requeued: warned by USR2 or one of our nodes lost, progress made,
+    budget left; else "".
 
     USR2 comes before the time limit, and before a preemption where the site sends it. TERM alone may be
     somebody's scancel: never undone from here; after a preemption Slurm requeues, or upkeep does.
     """
     warned = ending.outcome == "stopped" and ending.signal == signal.SIGUSR2
-    if request.engine != "slurm" or not warned or run.cancelled():
+    lost = ending.cause is Cause.NODE_FAILURE
+    if request.engine != "slurm" or not (warned or lost) or run.cancelled():
         return ""
     limit = request.resources.minutes * 60.0
     over = now - began >= limit - request.resources.signal_lead - SLACK
-    cause = Cause.TIME_LIMIT if over else Cause.PREEMPTED
+    cause = Cause.NODE_FAILURE if lost else Cause.TIME_LIMIT if over else Cause.PREEMPTED
     attempts = read_attempts(run)
     decision = restarts.decide(
         state=attempts[-1].state,

@@ -6,19 +6,16 @@ submission number, so it is submitted once.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, SlurmRefusedError, SubmissionUnknownError
+from hpcpools.eventlog import event, log
 from hpcpools.runs import checkpoints, directory, restarts
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
 from hpcpools.runs.view import Change, View, read_view
-from hpcpools.training import submit
-
-log = logging.getLogger(__name__)
 
 
 def conclude(run: RunDirectory, view: View, change: Change, at: float, first_delay: float) -> None:
@@ -51,7 +48,7 @@ def conclude(run: RunDirectory, view: View, change: Change, at: float, first_del
         return
     wait = restarts.delay(decision.kind, used[decision.kind], first_delay)
     run.record(RunState.PENDING, at, **facts, restart=decision.kind, not_before=at + wait)
-    log.info("action=restart_due run=%s kind=%s in=%.0fs", run.token, decision.kind, wait)
+    log.info(event("restart-due", run=run.token, kind=decision.kind, wait=wait))
 
 
 def submit_due(config: Config, now: float) -> list[str]:
@@ -64,17 +61,19 @@ def submit_due(config: Config, now: float) -> list[str]:
             if view.restart_kind and now >= view.not_before and _resubmit(config, run, view):
                 done.append(token)
         except HpcpoolsError as error:
-            log.warning("action=restart_failed run=%s error=%s", token, error)
+            log.warning(event("restart-fail", run=token, error=error))
     return done
 
 
 def _resubmit(config: Config, run: RunDirectory, view: View) -> bool:
+    from hpcpools.training import submit  # not for those who only look
+
     if view.cancel_asked:
         run.record(RunState.CANCELLED, time.time(), cause=Cause.CANCELLED.value)
         return False
     facts = {"kind": view.restart_kind, **_changes(run, view)}
-    facts |= submit.avoided(config, run.token, view.request.resources.partition)
     asked = view.request.resources
+    facts |= submit.avoided(config, run.token, asked)
     lead = restarts.signal_lead(asked.signal_lead, asked.minutes, checkpoints.write_seconds(run.checkpoints))
     if lead > asked.signal_lead:
         facts["signal_lead"] = lead

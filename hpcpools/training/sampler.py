@@ -1,7 +1,8 @@
 """The measuring process beside a training: started by the node entry, ends with it, never disturbs it.
 
-Samples the GPUs and the training's steps into ``gpu.jsonl``; with the policy "stop" its verdict makes the
-attempt's stop file, which the training heeds like any warning. Without NVML it ends at once.
+Samples the GPUs and the training's steps into ``gpu.jsonl``. With the policy "notify" a verdict is written
+down, for upkeep to tell; with "stop" it makes the attempt's stop file too, which the training heeds like any
+warning. Without NVML it ends at once.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcpools import atomic
+from hpcpools import atomic, interpreter
 from hpcpools.gpu import nvml, reading
 from hpcpools.gpu.sample import Sample, Sampler
-from hpcpools.runs import metrics, telemetry
+from hpcpools.runs import attempts, metrics, telemetry
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request
 from hpcpools.runs.telemetry import Point
@@ -38,10 +39,10 @@ def beside(directory: RunDirectory, request: Request, folder: Path) -> Iterator[
     if not request.telemetry.enabled or request.resources.gpus == 0:
         yield
         return
-    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-    argv = [sys.executable, *safe_path, "-m", "hpcpools.training.sampler", str(directory.path), str(folder)]
+    words = (str(directory.path), str(folder), str(os.getpid()))
+    argv = interpreter.argv("hpcpools.training.sampler", *words)
     try:
-        child = subprocess.Popen([*argv, str(os.getpid())], stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"hpcpools: no telemetry: {error}", file=sys.stderr)
         yield
@@ -80,8 +81,10 @@ class Watch:
         if said and said != self._said:
             policy = getattr(self._limits, f"on_{said}")
             print(f"hpcpools: telemetry: {said} (policy: {policy})", file=sys.stderr, flush=True)
+            if policy != "note":
+                telemetry.announce(self._folder, now, said, policy, step)
             if policy == "stop":
-                atomic.create_bytes(self._folder / "stop", b"")
+                atomic.create_bytes(attempts.whole(self._folder) / "stop", b"")
         self._said = said
 
     def _newest_step(self) -> int | None:

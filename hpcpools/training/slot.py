@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
-from hpcpools import eventlog
+from hpcpools import eventlog, interpreter
 from hpcpools.config import Config, environment
 from hpcpools.errors import HpcpoolsError, UnavailableError
+from hpcpools.eventlog import event, log
 from hpcpools.runs import directory
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
 from hpcpools.runs.view import View, read_view
 from hpcpools.training import localruns, plan
-
-log = logging.getLogger(__name__)
 
 TICK = 0.3  # seconds
 TERM_GRACE = 10.0  # seconds between TERM and KILL for a cancelled training
@@ -43,7 +40,7 @@ def run(config: Config) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UnavailableError("the local slot runs already", hint="`hpcpools ps` shows it") from None
-    log.info("action=slot_ready root=%s", config.root)
+    log.info(event("slot-ready", root=config.root))
     while not stop.is_set():
         views = pending(config)
         running = [view for view in views if localruns.started(view)]
@@ -53,7 +50,7 @@ def run(config: Config) -> int:
             _start(config, views[0], stop)
         else:
             stop.wait(TICK)
-    log.info("action=slot_stopped")
+    log.info(event("slot-stop"))
     return 0
 
 
@@ -95,15 +92,14 @@ def _start(config: Config, view: View, stop: threading.Event) -> None:
         run_directory.record(RunState.CANCELLED, time.time(), cause=Cause.CANCELLED.value)
         return
     # A session of its own: the training outlives this slot, and the next one finds it by its claim.
-    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-    argv = [sys.executable, *safe_path, "-m", "hpcpools.training.local", str(run_directory.path)]
+    argv = interpreter.argv("hpcpools.training.local", str(run_directory.path))
     # Services run with it set; a user's script imports what lies beside it, as it does on Slurm.
     env = {name: value for name, value in environment().items() if name != "PYTHONSAFEPATH"}
     with (run_directory.submitit / "launcher.log").open("ab") as output:
         launcher = subprocess.Popen(
             argv, env=env, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
-    log.info("action=training_started run=%s pid=%d", view.token, launcher.pid)
+    log.info(event("training-start", run=view.token, launcher=launcher.pid))
     _watch(config, view, launcher, stop)
 
 
@@ -141,4 +137,4 @@ def _end_cancelled(view: View, term_at: float) -> float:
 
 def _close(run_directory: RunDirectory) -> None:
     view = localruns.close(run_directory)
-    log.info("action=training_ended run=%s state=%s cause=%r", view.token, view.state.value, view.cause.value)
+    log.info(event("training-end", run=view.token, state=view.state.value, cause=view.cause.value))

@@ -1,7 +1,7 @@
 """The code snapshot of a submission: what runs is what was there when it was submitted.
 
 Owns the way from a live tree to ``<root>/.code/<digest>`` and the request that uses it. Removing old
-snapshots is not its business: no run can be asked whether someone will reproduce it.
+snapshots is not its business: ``maintenance/gc.py`` does, once no run refers to them.
 """
 
 from __future__ import annotations
@@ -206,7 +206,9 @@ def store(config: Config, taken: Survey | None) -> None:
             check_owned(folder)
         if taken.place.exists() and not code.intact(config.root, taken.code.digest):
             taken.place.rename(parent / f".damaged.{taken.code.digest}.{secrets.token_hex(4)}")
-        if not taken.place.exists():
+        if taken.place.exists():
+            os.utime(taken.place)  # in use again: `gc` leaves it alone while the run is being submitted
+        else:
             _write(taken, parent)
         if 0 < len(taken.patch) <= MAX_PATCH:
             atomic.create_bytes(parent / patch_name(taken.code), taken.patch, mode=0o400)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,7 +22,7 @@ from hpcpools.errors import (
 )
 from hpcpools.runs import directory, nodes
 from hpcpools.runs.directory import RunDirectory
-from hpcpools.runs.request import Request, digest, encode
+from hpcpools.runs.request import Request, Resources, digest, encode
 from hpcpools.runs.states import Cause, RunState
 from hpcpools.slurm import accounting, queue
 from hpcpools.slurm.bucket import Bucket
@@ -30,7 +30,9 @@ from hpcpools.slurm.command import Runner
 from hpcpools.slurm.environment import job_environment
 from hpcpools.training import engine
 from hpcpools.training import environment as recorded
-from hpcpools.training.executors import NodeSlurmExecutor
+
+if TYPE_CHECKING:
+    from hpcpools.training.executors import NodeSlurmExecutor
 
 Note = Callable[[str], None]
 SUBMIT_RATE, SUBMIT_BURST = 1.0, 20  # submissions per second over time, and at once
@@ -57,7 +59,7 @@ def submit(config: Config, request: Request, note: Note = lambda _text: None) ->
     if request.engine == "local":
         run.record(RunState.PENDING, time.time(), reason="waits for the local slot")
         return run
-    exclude = avoided(config, run.token, request.resources.partition)
+    exclude = avoided(config, run.token, request.resources)
     number = run.next_submission(time.time(), **exclude) or 0  # a new run: nobody else can have taken it
     try:
         job_id = send(config, run, request, number, note)
@@ -88,16 +90,11 @@ def send(config: Config, run: RunDirectory, request: Request, number: int, note:
     except SubmissionUnknownError as error:
         run.record(RunState.SUBMITTING, time.time(), detail="unsettled", reason=error.message)
         note(f"sbatch gave no clear answer ({error.message}); looking for the job before any retry")
-        last = _settle(config, runner, run, request, note)
-        if last.job_id:
-            return last.job_id
-        if not last.certain:
-            raise SubmissionUnknownError(
-                f"nobody can say yet whether Slurm has {run.token}",
-                hint="it stays SUBMITTING and upkeep settles it; do not submit it again",
-            ) from error
-        note("the job is certainly not there: submitting the same run once more")
-        return executor.send(number)
+
+        def look(history: bool) -> Found:
+            return look_up(runner, run, request.created, history=history)
+
+        return settled(config, run.token, look, note) or executor.send(number)
 
 
 def take_turn(config: Config, note: Note) -> None:
@@ -108,18 +105,26 @@ def take_turn(config: Config, note: Note) -> None:
     time.sleep(wait)
 
 
-def _settle(config: Config, runner: Runner, run: RunDirectory, request: Request, note: Note) -> Found:
-    found = Found()
-    waited = 0.0
+def settled(config: Config, name: str, look: Callable[[bool], Found], note: Note) -> str:
+    """After an unclear sbatch: the id of the job called ``name``, or "" if it is certainly not there.
+
+    ``look(history)`` looks it up once. Raises SubmissionUnknownError if nobody can say.
+    """
+    found, waited = Found(), 0.0
     for delay in config.slurm.submit_lookups:
         time.sleep(max(0.0, float(delay) - waited))
         waited = float(delay)
-        last = delay is config.slurm.submit_lookups[-1]  # until then absence decides nothing: no sacct
-        found = look_up(runner, run, request.created, history=last)
+        found = look(delay is config.slurm.submit_lookups[-1])  # until then absence decides nothing: no sacct
         note(f"after {waited:.0f} s: " + (f"it is job {found.job_id}" if found.job_id else "not seen yet"))
         if found.job_id:
-            break
-    return found
+            return found.job_id
+    if not found.certain:
+        raise SubmissionUnknownError(
+            f"nobody can say yet whether Slurm has {name}",
+            hint="it stays SUBMITTING and upkeep settles it; do not submit it again",
+        )
+    note(f"{name} is certainly not there: submitting it once more")
+    return ""
 
 
 def look_up(
@@ -142,10 +147,10 @@ def look_up(
     return Found(new[0] if new else "", certain=True)
 
 
-def avoided(config: Config, token: str, partition: str) -> dict[str, Any]:
+def avoided(config: Config, token: str, asked: Resources) -> dict[str, Any]:
     """``{"exclude": nodes}`` that the next submission must not use (bad nodes), or nothing."""
-    known = config.training.partitions.get(partition)
-    found = nodes.excluded(config.root, token, time.time(), known.nodes if known else 0)
+    known = config.training.partitions.get(asked.partition)
+    found = nodes.excluded(config.root, token, time.time(), known.nodes if known else 0, asked.nodes)
     return {"exclude": list(found)} if found else {}
 
 
@@ -153,6 +158,8 @@ def executor_for(
     config: Config, run: RunDirectory, request: Request, runner: Runner, exclude: tuple[str, ...] = ()
 ) -> NodeSlurmExecutor:
     """submitit's executor of one run."""
+    from hpcpools.training.executors import NodeSlurmExecutor  # submitit: not for those who only look
+
     return NodeSlurmExecutor(run, request, runner, job_env(config), exclude)
 
 
@@ -196,7 +203,8 @@ def settle_old(config: Config, runner: Runner, run: RunDirectory, now: float) ->
         )
         return "failed"
     facts = run.submission(number)
-    again = run.next_submission(now, **{key: facts[key] for key in ("exclude", "arguments") if key in facts})
+    kept = {key: facts[key] for key in ("exclude", "arguments") if key in facts}
+    again = run.next_submission(now, after=number, **kept)
     if again is None:
         return "unknown"
     job_id = send(config, run, request, again, lambda _text: None)

@@ -1,4 +1,4 @@
-"""A sweep: N runs of one callable, planned together, sent as arrays, and tried again where they failed.
+"""A sweep: N runs of one callable or command, planned together, sent as arrays, retried where they failed.
 
 Owns the order: validate all, write all, then send. Refuses a sweep of which one element is wrong.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -58,16 +59,13 @@ def plan_sweep(
 
     ``snapshot``: whether they run a copy of the code as it is now; None: as the configuration says.
     """
-    if not definition.target:
-        raise UsageError("what shall be trained?", hint="package.module:function, or target in the file")
+    grid.check(definition)
     now = time.time()
     sweep = new_sweep_id(now)
     requests = []
     for number, point in enumerate(grid.points(definition)):
         try:
-            request = plan.plan_callable(
-                config, listed, definition.target, point, options=options, engine=engine
-            )
+            request = _plan_one(config, listed, definition, point, options, engine)
         except (UsageError, RefusedError) as error:
             raise type(error)(f"element {number}: {error.message}", hint=error.hint) from None
         requests.append(msgspec.structs.replace(request, sweep=sweep))
@@ -78,6 +76,21 @@ def plan_sweep(
     code = code_snapshot.survey(config, requests[0], snapshot, note)
     used = tuple(code_snapshot.use(request, code) for request in requests)
     return Planned(sweep, now, definition, used, options.label, code)
+
+
+def _plan_one(
+    config: Config,
+    listed: Catalog,
+    definition: Definition,
+    point: dict[str, Any],
+    options: Options,
+    engine: Engine,
+) -> Request:
+    if definition.target:
+        return plan.plan_callable(config, listed, definition.target, point, options=options, engine=engine)
+    words = grid.fill(definition.command, point)
+    request = plan.plan_command(config, words, options, engine)
+    return msgspec.structs.replace(request, arguments=point)  # for the table; the command holds them
 
 
 def script(config: Config, planned: Planned, size: int, parallel: int) -> str:
@@ -152,13 +165,7 @@ def retry(
     taken = []
     for view in views:
         run = RunDirectory(config.root, view.token)
-        before = run.submission(view.submission)
-        facts = {name: before[name] for name in ("arguments",) if name in before}
-        asked = view.request.resources
-        facts["signal_lead"] = restarts.signal_lead(
-            asked.signal_lead, asked.minutes, checkpoints.write_seconds(run.checkpoints)
-        )
-        number = run.next_submission(time.time(), after=view.submission, **facts)
+        number = take_again(run, view)
         if number is not None:
             taken.append((run, number))
     if not taken:
@@ -171,3 +178,14 @@ def retry(
         sizes = arrays.layout(config, len(taken), place.read().definition.max_parallel)
         arrays.send_all(config, place, taken, sizes, request, note)
     return [run.token for run, _ in taken]
+
+
+def take_again(run: RunDirectory, view: View) -> int | None:
+    """Take the right to submit an ended run once more; None if another process has it."""
+    before = run.submission(view.submission)
+    facts = {name: before[name] for name in ("arguments",) if name in before}
+    asked = view.request.resources
+    facts["signal_lead"] = restarts.signal_lead(
+        asked.signal_lead, asked.minutes, checkpoints.write_seconds(run.checkpoints)
+    )
+    return run.next_submission(time.time(), after=view.submission, **facts)

@@ -19,7 +19,7 @@ from typing import Any
 from hpcpools import atomic
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
-from hpcpools.runs import directory, sweeps
+from hpcpools.runs import batches, directory, sweeps
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import Change, Sighting, View, decide, read_view
@@ -48,6 +48,7 @@ class Poll:
     listed: dict[str, str] = field(default_factory=dict)  # token → reason
     waiting: dict[str, dict[str, Any]] = field(default_factory=dict)  # token → partition, expected start
     absent: dict[str, float] = field(default_factory=dict)  # token → first poll without it
+    batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # the lane's: token → its Slurm job
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def refresh(
     poll = load_poll(config.root)
     wanted = [(r, v) for r, v in live if v.request.engine == "slurm" and not v.restart_kind]
     asked = False
-    if wanted and runner is not None and _due(config, poll, max_age, now):
+    if (wanted or batches.live(config.root)) and runner is not None and _due(config, poll, max_age, now):
         with _poll_lock(config.root) as mine:
             asked = True
             poll = load_poll(config.root)  # another reader may just have asked
@@ -167,6 +168,11 @@ def _poll(
     interval = pace(float(config.slurm.poll_interval), snapshot.took, random.random())  # noqa: S311
     fresh = Poll(at=snapshot.at, sacct_at=poll.sacct_at, accounting=poll.accounting)
     fresh.interval = snapshot.took + interval
+    for token in batches.live(config.root):
+        if token in jobs:
+            fresh.batches[token] = _facts(jobs[token][0])
+        else:
+            fresh.absent[token] = poll.absent.get(token, snapshot.at)
     unexplained: list[tuple[RunDirectory, View, queue.Job | None]] = []
     for run, view in wanted:
         job: queue.Job | None = _own_job(run, view, jobs.get(view.token, []))
@@ -221,6 +227,11 @@ def _explain(
         else:
             seen = Sighting(at, absent_since=poll.absent.get(view.token))
         _record(config, run, view, _decide(config, view, seen), at)
+
+
+def _facts(job: queue.Job) -> dict[str, Any]:
+    """What the lane wants to know of a batch's job."""
+    return {name: getattr(job, name) for name in ("job_id", "state", "reason", "nodes", "expected")}
 
 
 def _own_job(run: RunDirectory, view: View, jobs: list[queue.Job]) -> queue.Job | None:

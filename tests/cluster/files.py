@@ -70,15 +70,37 @@ def lay_out(root: Path, variant: Variant) -> None:
             null = os.makedev(1, 3)  # a GPU that swallows everything
             os.mknod(root / "dev" / f"{node}-gpu{index}", stat.S_IFCHR | 0o666, null)
     (root / "gres.conf").write_text(layout.gres_conf(site, variant))
+    if variant.cgroup:
+        (root / "cgroup.conf").write_text(layout.cgroup_conf())
     _write_private(root / "munge.key", secrets.token_bytes(128))
     if variant.accounting:
         _write_private(root / "slurmdbd.conf", layout.slurmdbd_conf(site).encode())
 
 
-def clear(root: Path) -> None:
+def clear(root: Path, variant: Variant) -> None:
     """Remove what a lab that is down no longer needs; configuration and logs stay for the curious."""
     for name in FOLDERS:
         shutil.rmtree(root / name, ignore_errors=True)
+    for group in (group for node in variant.nodes for group in layout.CGROUPS.glob(f"*/slurm_{node}")):
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):  # a group that still holds a process
+                Path(folder).rmdir()
+
+
+def refused_controllers() -> list[str]:
+    """Why no group can be made in a controller that a variant with cgroups needs; nothing where all can."""
+    refused = []
+    for name in layout.CONTROLLERS:
+        probe = layout.CGROUPS / name / f"hpcpools-lab-{os.getpid()}"
+        if not (probe.parent / "cgroup.procs").exists():
+            refused.append(f"{probe.parent} is not mounted")
+            continue
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            refused.append(f"{probe.parent}: {error.strerror}")
+    return refused
 
 
 def _resolves_to_us(host: str) -> bool:

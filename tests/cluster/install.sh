@@ -13,6 +13,11 @@ lab=(
   "munge: munged"
   "mariadb-server: mariadbd mariadb-install-db mariadb-admin"
   "redis-server: redis-server|valkey-server"
+  "tmux: tmux"
+  "zsh: zsh"
+  "fish: fish"
+  "chromium: chromium"
+  "prometheus: prometheus promtool"
 )
 
 missing=()

@@ -16,7 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run by path: the package's root is not yet importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.cluster import files, processes
+from tests.cluster import files, layout, processes
 from tests.cluster.files import LabError
 from tests.cluster.layout import VARIANTS, Variant
 
@@ -33,8 +33,8 @@ class Lab:
     """One cluster, running or not; all knowledge about it is on disk and in /proc."""
 
     def __init__(self, variant: Variant, root: Path | None = None) -> None:
-        self.variant = variant
         self.root = (root or files.default_root(variant.name)).absolute()
+        self.variant = layout.apart(variant, self.root) if variant.cgroup else variant
         self.conf = self.root / "slurm.conf"
 
     @property
@@ -77,7 +77,7 @@ class Lab:
             return
         with files.lock(self.root):
             self._end_all()
-            files.clear(self.root)
+            files.clear(self.root, self.variant)
 
     def healthy(self) -> bool:
         """True when the controller answers and every node is in service.
@@ -168,6 +168,8 @@ class Lab:
         wanted = PROGRAMS + (ACCOUNTING_PROGRAMS if self.variant.accounting else ())
         if missing := [name for name in wanted if not shutil.which(name, path=SYSTEM_PATH)]:
             raise LabUnavailableError(f"missing: {' '.join(missing)}; install with tests/cluster/install.sh")
+        if self.variant.cgroup and (refused := files.refused_controllers()):
+            raise LabUnavailableError(f"no cgroup v1 to write in: {'; '.join(refused)}")
 
     def _start_all(self) -> None:
         run, log = self.root / "run", self.root / "log"

@@ -3,23 +3,31 @@ Pure: writes nothing and starts nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 GPUS_PER_NODE = 4
 ADDRESS = "127.0.0.1"
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = ("freezer", "memory")  # of cgroup v1: Slurm's process tracking and its memory limit
 PORTS_NEEDED = 12  # controller, database daemon, and up to ten nodes
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of site. `partitions` are lines of slurm.conf; the first is the default partition."""
+    """One kind of site. `partitions` are lines of slurm.conf; the first is the default partition.
+
+    `memory_mb` is what each node says it has; with `cgroup` the kernel holds jobs to what they asked for.
+    """
 
     name: str
     nodes: tuple[str, ...]
     first_port: int
     accounting: bool
     partitions: tuple[str, ...]
+    memory_mb: int = 4000
+    cgroup: bool = False
 
 
 VARIANTS = {
@@ -43,8 +51,24 @@ VARIANTS = {
             accounting=False,
             partitions=("gpu Nodes=m[1-2] Default=YES MaxTime=1-00:00:00",),
         ),
+        Variant(
+            name="memory",
+            nodes=("o",),
+            first_port=16880,
+            accounting=True,
+            partitions=("gpu Nodes=ALL Default=YES MaxTime=1-00:00:00",),
+            memory_mb=300,  # a training that outgrows it must not hurt the machine
+            cgroup=True,
+        ),
     )
 }
+
+
+def apart(variant: Variant, root: Path) -> Variant:
+    """The variant with node names of this lab's own: Slurm names a node's cgroups after the node, and two
+    labs on one machine must not kill each other's jobs."""
+    mark = hashlib.sha256(str(root).encode()).hexdigest()[:6]
+    return replace(variant, nodes=tuple(f"{node}{mark}" for node in variant.nodes))
 
 
 @dataclass(frozen=True)
@@ -88,8 +112,8 @@ def slurm_conf(site: Site, variant: Variant) -> str:
         f"SlurmdPidFile={root}/run/%n.pid",
         f"SlurmctldLogFile={root}/log/slurmctld.log",
         f"SlurmdLogFile={root}/log/%n.log",
-        "ProctrackType=proctrack/linuxproc",
-        "TaskPlugin=task/none",
+        f"ProctrackType=proctrack/{'cgroup' if variant.cgroup else 'linuxproc'}",
+        f"TaskPlugin=task/{'cgroup' if variant.cgroup else 'none'}",
         "JobAcctGatherType=jobacct_gather/linux",
         "JobAcctGatherFrequency=task=2",
         "MpiDefault=none",
@@ -113,7 +137,7 @@ def slurm_conf(site: Site, variant: Variant) -> str:
     for index, node in enumerate(variant.nodes):
         lines.append(
             f"NodeName={node} NodeHostname={site.host} NodeAddr={ADDRESS} Port={site.port(2 + index)}"
-            f" CPUs=8 RealMemory=4000 Gres=gpu:{GPUS_PER_NODE}"
+            f" CPUs=8 RealMemory={variant.memory_mb} Gres=gpu:{GPUS_PER_NODE}"
         )
     lines += [f"PartitionName={partition}" for partition in variant.partitions]
     return "\n".join(lines) + "\n"
@@ -125,6 +149,12 @@ def gres_conf(site: Site, variant: Variant) -> str:
         f"NodeName={node} Name=gpu File={site.root}/dev/{node}-gpu[0-{GPUS_PER_NODE - 1}]\n"
         for node in variant.nodes
     )
+
+
+def cgroup_conf() -> str:
+    """Return cgroup.conf: memory alone is held. Never devices: all fake GPUs share a device number."""
+    lines = ("CgroupPlugin=cgroup/v1", f"CgroupMountpoint={CGROUPS}", "ConstrainRAMSpace=yes")
+    return "\n".join(lines) + "\n"
 
 
 def slurmdbd_conf(site: Site) -> str:

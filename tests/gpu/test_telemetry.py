@@ -100,6 +100,7 @@ def test_it_measures_beside_a_training_and_stops_an_idle_one(node: Node) -> None
     attempt = only(run)
     assert (node.exit_code, attempt.outcome, attempt.cause.value) == (75, "stopped", "stopped by a signal")
     assert "telemetry: idle (policy: stop)" in (attempt.path / "log.err").read_text()
+    assert telemetry.announced(attempt)["idle"]["policy"] == "stop"
     lines = atomic.read_lines(attempt.path / "gpu.jsonl")
     assert len(lines) > 5
     assert lines[-1]["verdict"] == "idle"
@@ -113,6 +114,19 @@ def test_a_note_stops_nothing(node: Node) -> None:
     run = node.start({}, QUICK, then=wait, telemetry=limits)
     assert (node.exit_code, only(run).outcome) == (0, "completed")
     assert not (only(run).path / "stop").exists()
+    assert telemetry.announced(only(run)) == {}
+
+
+def test_a_notice_is_announced_and_stops_nothing(node: Node) -> None:
+    """The policy "notify": a line for upkeep, the step with it; the command goes on to its end."""
+    limits = Telemetry(interval=0.05, idle_after=1.0, on_idle="notify")
+    log = 'echo "{\\"at\\": 9e9, \\"step\\": 7}" >> "$HPCPOOLS_METRICS_FILE"'
+    wait = f"{log}; until [ -e {node.root}/hp-*/attempts/0.0/verdicts.jsonl ]; do sleep 0.05; done"
+    run = node.start({}, QUICK, then=wait, telemetry=limits)
+    assert (node.exit_code, only(run).outcome) == (0, "completed")
+    assert not (only(run).path / "stop").exists()
+    (found,) = telemetry.announced(only(run)).values()
+    assert (found["verdict"], found["policy"], found["step"]) == ("idle", "notify", 7)
 
 
 def test_nothing_is_left_behind(node: Node) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hpcpools.runs import telemetry
 from hpcpools.runs.nodes import record_failure
 from hpcpools.runs.token import new_token
 from tests.project import Project
@@ -119,7 +120,7 @@ def test_a_quarantine_is_told_once(laptop: Project, webhook: Server) -> None:
     """Two runs failed the GPU checks of one node: all runs avoid it now, which is news once."""
     configured(laptop, webhook.url)
     laptop.cli("up", "redis", "short")
-    laptop.root.mkdir(mode=0o700)
+    laptop.root.mkdir(mode=0o700, exist_ok=True)
     now = time.time()
     finding = {"check": "GPU-6", "level": "FAIL", "value": "3 uncorrected", "gpu": 0, "uuid": "GPU-1"}
     for number in range(2):
@@ -132,6 +133,30 @@ def test_a_quarantine_is_told_once(laptop: Project, webhook: Server) -> None:
     assert [(entry["facts"]["event"], entry["facts"]["node"]) for entry in told(laptop)] == [
         ("quarantine", "n2")
     ]
+
+
+def test_a_gpu_verdict_is_told_once_in_an_attempt(laptop: Project, webhook: Server) -> None:
+    """The node announces it again and again; upkeep tells each verdict once, also if the run ended since."""
+    configured(laptop, webhook.url)
+    token = laptop.train("usertasks:hold", f"until={laptop.folder / 'go'}")
+    laptop.until_state(token, "RUNNING")
+    attempt = next((laptop.root / token / "attempts").iterdir())
+    for at, step in ((1.0, 5), (2.0, 6)):
+        telemetry.announce(attempt, at, "idle", "notify", step)
+    (attempt / "verdicts.jsonl").open("a").write('{"verdict": "<!here>", "policy": "notify"}\nnonsense\n')
+    for _ in range(2):
+        laptop.json("upkeep", "scan_failed_jobs")
+    telemetry.announce(attempt, 3.0, "hung", "stop", 6)
+    (laptop.folder / "go").write_text("")
+    laptop.cli("wait", token)
+    laptop.json("upkeep", "scan_failed_jobs")
+    laptop.until(lambda: len(told(laptop)) == 3, "two verdicts and the end")
+    facts = [entry["facts"] for entry in told(laptop)]
+    verdicts = [(each["verdict"], each["policy"], each["step"]) for each in facts if "verdict" in each]
+    assert verdicts == [("idle", "notify", 5), ("hung", "stop", 6)]
+    assert (facts[0]["event"], facts[0]["run"]) == ("gpu_verdict", token)
+    assert "does not use its GPUs well" in facts[0]["text"]
+    assert "verdict: idle" in facts[0]["text"]
 
 
 def test_the_address_stays_secret_when_nobody_answers(laptop: Project, webhook: Server) -> None:

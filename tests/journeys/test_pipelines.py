@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
+from tests.journeys.test_sweeps import arrays, counted, most_at_once, ready, shim
 from tests.project import Project
 
 TASKS = """
@@ -117,8 +118,9 @@ def test_values_pass_and_the_scheduler_drives(laptop: Project, tmp_path: Path) -
     laptop.until((laptop.root / ".evaluations" / token).exists, "they have ended")
     assert [each["step"] for each in shown["evaluations"]] == [1, 2, 3]
     assert sorted((laptop.root / "scores").read_text().split()) == ["1", "2", "3"]
-    result = laptop.json("show", stages[2]["work"][0])["result"]
-    assert result == {"loss": 0.1 / 3, "file": "3"}
+    job = stages[2]["work"][0]  # its id begins as the pipeline's does
+    assert laptop.json("show", job)["result"] == {"loss": 0.1 / 3, "file": "3"}
+    assert laptop.json("explain", job)["state"] == "finished"
     assert name in laptop.cli("pipeline", "status").stdout
 
 
@@ -277,3 +279,80 @@ def test_requeues_and_killed_scanners_evaluate_each_checkpoint_once(
     scores = (site.root / "scores").read_text().split()
     assert sorted(map(int, scores)) == list(range(1, 21))
     assert len(site.json("show", token)["attempts"]) == 4
+
+
+FAN_OUT = """
+[stages.search]
+task = "sweeptasks:fit"
+arguments = {{go = "{go}", broken = "{broken}"}}
+sweep = {{seed = [0, 1, 2, 4]}}
+max_parallel = 2
+"""
+
+
+def fan_out(site: Project, folder: Path) -> tuple[Path, Path]:
+    """A pipeline of one sweep, as fan.toml; the file its runs wait for, the one by which seed 1 breaks."""
+    ready(site)
+    go, broken = folder / "go", folder / "broken"
+    (site.folder / "fan.toml").write_text(FAN_OUT.format(go=go, broken=broken))
+    return go, broken
+
+
+def test_a_fan_out_is_one_array_and_its_retry_another(
+    site: Project, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Four runs, one sbatch, two at a time; one fails; the retry sends that one alone."""
+    go, broken = fan_out(site, tmp_path)
+    broken.write_text("")
+    calls = counted(site, tmp_path / "shims", "sbatch")
+    name = site.cli("pipeline", "run", "fan.toml").stdout.strip()
+    assert calls.read_text().split() == ["sbatch"]
+    (stage,) = site.json("pipeline", "status", name)["stages"]
+    sweep = stage["sweep"]
+    assert sweep in site.cli("pipeline", "status", name).stdout
+    assert [row["run"] for row in site.json("sweeps", sweep)["elements"]] == stage["work"]
+    go.write_text("")
+    assert site.cli("wait", name, check=False).returncode == 5
+    assert len(arrays(cluster, sweep)) == 1
+    assert most_at_once(Path(f"{go}.marks")) <= 2
+    assert f"hpcpools sweeps {sweep}" in site.cli("pipeline", "explain", name).stdout
+    broken.unlink()
+    site.cli("pipeline", "retry", name)
+    site.cli("wait", name)
+    assert calls.read_text().split() == ["sbatch"] * 2
+    rows = site.json("sweeps", sweep)["elements"]
+    assert [(row["state"], row["attempts"]) for row in rows] == [("COMPLETED", n) for n in (1, 2, 1, 1)]
+    assert [each["seed"] for each in site.json("result", name)["search"]] == [0, 1, 2, 4]
+
+
+def test_killed_between_the_array_and_its_record(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """kill -9 after sbatch took the array and before its answer was read: adopted, not sent again."""
+    go, _broken = fan_out(site, tmp_path)
+    hang = tmp_path / "hang"
+    hang.write_text("")
+    slow = f'"$REAL" "$@"; [ "$1" = --version ] || [ ! -e {hang} ] || exec sleep 60'
+    shim(site, tmp_path / "shims", "sbatch", slow)
+    starter = site.start("pipeline", "run", "fan.toml")
+    cluster.wait(cluster.jobs, 30, "the array is queued")
+    os.kill(starter.pid, signal.SIGKILL)
+    starter.communicate()
+    hang.unlink()
+    go.write_text("")
+    name = site.json("pipeline", "status")["pipelines"][0]["id"]
+    site.cli("pipeline", "wait", name)
+    (stage,) = site.json("pipeline", "status", name)["stages"]
+    assert len(arrays(cluster, stage["sweep"])) == 1
+    assert Path(f"{go}.marks").read_text().count("start") == 4
+
+
+def test_a_fan_out_is_cancelled_as_one(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+    """One scancel; `cancel` and `wait` take a pipeline's id, or the start of it."""
+    fan_out(site, tmp_path)
+    calls = counted(site, tmp_path / "shims", "scancel")
+    name = site.cli("pipeline", "run", "fan.toml").stdout.strip()
+    short = name[:20]
+    assert "would cancel" in site.cli("cancel", short, "--dry-run").stdout
+    site.cli("cancel", short)
+    ended = site.cli("wait", short, "--timeout", "90s", "--json", check=False)
+    assert (ended.returncode, json.loads(ended.stdout)[0]["state"]) == (5, "CANCELLED")
+    assert calls.read_text().split() == ["scancel"]

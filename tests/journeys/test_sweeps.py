@@ -7,6 +7,8 @@ import io
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
@@ -301,3 +303,60 @@ def test_without_slurm_the_slot_runs_them(laptop: Project, tmp_path: Path) -> No
     rows = laptop.json("sweeps", sweep)["elements"]
     assert [(row["state"], row["attempts"]) for row in rows] == [("COMPLETED", n) for n in (1, 2, 1)]
     assert [row["result"]["result.acc"] for row in rows] == [1.0, 0.5, 0.0]
+
+
+SCRIPT = """
+import sys
+import hpcpools
+run = hpcpools.current_run()
+run.log(step=1, loss=float(sys.argv[1]))
+print(sys.argv[1:])
+"""
+API = """
+import hpcpools, sweeptasks
+from hpcpools.errors import UsageError
+try:
+    hpcpools.sweep(sweeptasks.fit, {"lr": "0.5"}, go="x")
+except UsageError as error:
+    print(error.message)
+swept = hpcpools.sweep(sweeptasks.fit, {"seed": range(2), "lr": [0.5]}, go=GO, max_parallel=1, gpus=0)
+print(swept.id, [run.token for run in swept.runs] == [row.run for row in swept.rows()])
+print([value["acc"] for value in swept.results(timeout=60)])
+"""
+
+
+def test_a_command_and_a_call_from_python(laptop: Project, tmp_path: Path) -> None:
+    """Each element has its own words, which no shell reads; `hpcpools.sweep` gives a handle."""
+    ready(laptop)
+    (laptop.folder / "train.py").write_text(SCRIPT)
+    words = ("python", "train.py", "{loss}", "{text}")
+    laptop.env["PATH"] = f"{Path(sys.executable).parent}:{laptop.env['PATH']}"
+    sweep = laptop.cli("sweep", "loss=0.5,2", "text=$HOME; x", "--gpus", "0", "--", *words).stdout.strip()
+    laptop.cli("wait", sweep)
+    rows = laptop.json("result", sweep)
+    assert [row["arguments"] for row in rows] == [{"text": "$HOME; x", "loss": loss} for loss in (0.5, 2)]
+    assert "['2', '$HOME; x']" in laptop.cli("logs", rows[1]["run"]).stdout
+    assert laptop.json("sweeps")[0]["what"] == "python train.py '{loss}' '{text}'"
+    shown = laptop.json("sweeps", sweep, "--sort", "metric.loss", "--desc")["elements"]
+    assert [row["metrics"]["loss"] for row in shown] == [2.0, 0.5]
+    wrong = laptop.cli("sweep", "loss=1,2", "--", "python", "train.py", "{los}", check=False)
+    assert (wrong.returncode, "los has no value" in wrong.stderr) == (2, True)
+    go = tmp_path / "go"
+    go.write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", API.replace("GO", repr(str(go)))],
+        cwd=laptop.folder,
+        env=laptop.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    said, named, values = done.stdout.splitlines()
+    assert said == "lr has one text, not several values"
+    assert named.startswith("hs-")
+    assert (named.endswith("True"), values) == (True, "[1.0, 0.5]")
+    assert "COMPLETED" in laptop.cli("result", named.split()[0]).stdout
+    assert laptop.cli("gc", check=False).returncode == 2
+    assert laptop.json("gc", "--older-than", "1d")["runs"] == []

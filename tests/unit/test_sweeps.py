@@ -79,6 +79,39 @@ def test_points_of_a_grid() -> None:
     assert grid.points(grid.define([], "tasks:fit")) == [{}]
 
 
+def test_a_command_with_places_for_values() -> None:
+    """Word by word, nothing else replaced; a text as it is, all else as JSON."""
+    words = ("python", "train.py", "--lr={lr}", "{name}", "{{lr}}", '{"a": {seed}}', "{}", "$HOME")
+    definition = grid.define(["lr=1e-4,2", "seed=0..1", "name=a b; rm $x"], command=words)
+    assert definition.what.startswith("python train.py")
+    filled = [grid.fill(definition.command, point) for point in grid.points(definition)]
+    assert filled[0] == ("python", "train.py", "--lr=0.0001", "a b; rm $x", "{lr}", '{"a": 0}', "{}", "$HOME")
+    assert [line[2] for line in filled] == ["--lr=0.0001"] * 2 + ["--lr=2"] * 2
+    point = {"lr": True, "name": "x", "seed": [1, None]}
+    assert grid.fill(("{lr}", "{name}{seed}"), point) == ("true", "x[1, null]")
+    file = 'command = ["./run", "{lr}"]\n[grid]\nlr = [1, 2]\n'
+    assert grid.define([], text=file).command == ("./run", "{lr}")
+    assert grid.define([], text=file, command=("other", "{lr}")).command == ("other", "{lr}")
+    assert grid.define([], "tasks:fit", file).command == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "said"),
+    [
+        (["lr=1,2"], ("run", "{lr}", "{seed}"), "seed has no value"),
+        (["lr=1,2", "seed=0"], ("run", "{lr}"), "seed is nowhere"),
+        (["lr=1,2"], ("run", "{{lr}}"), "lr is nowhere"),
+        ([], (), "what shall be trained"),
+    ],
+)
+def test_commands_that_are_wrong(words: list[str], command: tuple[str, ...], said: str) -> None:
+    """A place without a value, a value without a place."""
+    with pytest.raises(UsageError, match=said):
+        grid.define(words, command=command)
+    with pytest.raises(UsageError, match="a target and a command"):
+        grid.check(Definition("tasks:fit", command=("run",)))
+
+
 def test_random_points_are_the_same_for_the_same_seed() -> None:
     """The draws of a seed never change; a larger count or another name changes none of them."""
     dials = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "layers": {"low": 2, "high": 4}}
@@ -154,8 +187,8 @@ def test_arrays_share_the_limit() -> None:
     """All arrays of a sweep together keep to --max-parallel."""
     assert arrays.shares([1000, 1000], 5) == [3, 2]
     assert arrays.shares([6], 2) == [2]
-    assert arrays.shares([6], 0) == [6]
-    assert sum(arrays.shares([1000, 1000], 0)) == 500
+    assert arrays.shares([6], 500) == [6]
+    assert sum(arrays.shares([1000, 1000], 500)) == 500
     with pytest.raises(UsageError, match="2 arrays"):
         arrays.shares([1000, 1000], 1)
 

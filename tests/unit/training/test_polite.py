@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,15 +15,34 @@ import pytest
 
 from hpcpools import config
 from hpcpools.config import Config
+from hpcpools.errors import RefusedError
 from hpcpools.runs import directory, token
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request, Resources
+from hpcpools.runs.states import RunState
+from hpcpools.runs.sweeps import Element, SweepDirectory
 from hpcpools.runs.view import read_view
 from hpcpools.slurm.command import Runner
-from hpcpools.training import submit, watch
+from hpcpools.training import arrays, inflight, submit, watch
 from tests.unit.training.test_watch import FakeSlurm, job, pending
 
 ASKING = ("squeue", "sacct", "scontrol", "sinfo")
+SECONDS = float(os.environ.get("HPCPOOLS_LOAD_SECONDS", "0"))  # `make chaos`: 600
+
+SACCT = """#!{python}
+import json, sys
+from pathlib import Path
+here = Path(__file__).parent
+with open(here / "calls", "a") as calls:
+    calls.write("sacct\\n")
+mark = next(word.partition("=")[2] for word in sys.argv if word.startswith("--delimiter="))
+fields = sys.argv[sys.argv.index("-o") + 1].split(",")
+listed = {job["JobArrayID"] for job in json.loads((here / "jobs.json").read_text())}
+for job in map(json.loads, (here / "all.jsonl").read_text().splitlines()):
+    if job["JobArrayID"] not in listed:
+        said = {"JobID": job["JobArrayID"], "Comment": job["Comment"], "State": "CANCELLED"}
+        print("".join(said.get(name, "") + mark for name in fields))
+"""
 
 
 @pytest.fixture
@@ -112,12 +132,20 @@ def test_unsettled_submissions_share_one_look(slurm: FakeSlurm, settings: Config
 def test_a_thousand_jobs_and_twenty_terminals(
     slurm: FakeSlurm, settings: Config, tmp_path: Path, unsynced: None
 ) -> None:
-    """LOAD-1: twenty real `status --watch` over 1000 live runs: one squeue per interval, none per job."""
-    (tmp_path / "hpcpools.toml").write_text('[slurm]\npoll_interval = "4s"\n')
+    """LOAD-1: twenty real `status --watch` over 1000 runs, of which some leave the queue all the time.
+
+    One squeue per interval and one sacct per minute, none per job: in ten minutes (`make chaos`) at most 21
+    and 10; in `make test`, with a quicker poll, until every terminal has shown the runs.
+    """
+    poll = 30 if SECONDS else 4
+    (tmp_path / "hpcpools.toml").write_text(f'[slurm]\npoll_interval = "{poll}s"\n')
+    (slurm.folder / "sacct").write_text(SACCT.replace("{python}", sys.executable))
     runs = [pending(settings, str(number)) for number in range(1000)]
-    slurm.show(*(job(run, str(number), "PENDING", Reason="Priority") for number, run in enumerate(runs)))
+    jobs = [job(run, str(number), "PENDING", Reason="Priority") for number, run in enumerate(runs)]
+    slurm.show(*jobs)
+    (slurm.folder / "all.jsonl").write_text("".join(json.dumps(each) + "\n" for each in jobs))
     env = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "HPCPOOLS_LOAD_SECONDS"},
         "PATH": f"{slurm.folder}:/usr/bin:/bin",
         "HPCPOOLS_CONFIG": str(tmp_path / "hpcpools.toml"),
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -130,26 +158,41 @@ def test_a_thousand_jobs_and_twenty_terminals(
         argv = [sys.executable, "-m", "hpcpools", "status", "--watch", "10"]
         readers.append(subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=screens[-1], stderr=screens[-1]))
     try:
-        while min(screen(tmp_path, number).count("TRAINING  Slurm") for number in range(20)) < 1:
-            assert time.monotonic() - started < 120
+        while (
+            min(screen(tmp_path, number).count("TRAINING  Slurm") for number in range(20)) < 1
+            or time.monotonic() - started < SECONDS
+        ):
+            assert time.monotonic() - started < SECONDS + 120
             assert [reader.poll() for reader in readers] == [None] * 20
+            if slurm.calls() and len(jobs) > 100:
+                slurm.show(*(jobs := jobs[1:]))
             time.sleep(0.5)
+        elapsed = time.monotonic() - started
+        calls = slurm.calls()
     finally:
         for reader in readers:
             reader.send_signal(signal.SIGINT)
         codes = [reader.wait(30) for reader in readers]
         for file in screens:
             file.close()
-    elapsed = time.monotonic() - started
     assert codes == [0] * 20  # Ctrl-C is how it ends
     shown = [screen(tmp_path, number) for number in range(20)]
     assert not any("\x1b" in text or "Traceback" in text for text in shown)  # piped: no colours, no cursor
     assert any(
         "TRAINING  Slurm, as of" in text for text in shown
     )  # whoever came before the first answer says none
-    calls = slurm.calls()
-    assert set(calls) == {"squeue"}
-    assert 1 <= len(calls) <= elapsed / (4 * 0.8) + 1
+    counts = {name: calls.count(name) for name in ASKING}
+    print(f"{elapsed:.0f} s, {1000 - len(jobs)} jobs left: {counts}")
+    assert counts["scontrol"] == counts["sinfo"] == 0
+    assert 1 <= counts["squeue"] <= (21 if SECONDS else elapsed / (poll * 0.8) + 1)
+    assert counts["sacct"] <= max(1, elapsed // 60)
+    if SECONDS:
+        assert counts["sacct"] >= 5  # the jobs that left were asked for
+        assert counts["squeue"] >= SECONDS / 60
+    tokens = [run.token for run in runs[: 1000 - len(jobs)]]
+    ended = set(directory.ended_tokens(settings.root))
+    assert ended <= set(tokens)
+    assert not SECONDS or len(ended) > len(tokens) / 2
 
 
 def screen(folder: Path, number: int) -> str:
@@ -179,3 +222,57 @@ def test_fresh_is_rare(slurm: FakeSlurm, settings: Config, tmp_path: Path) -> No
     for words in (("status", "--fresh"), ("runs", "--fresh"), ("show", run.token, "--fresh")):
         cli(*words)
     assert len(slurm.calls()) <= 2 + (time.monotonic() - began) // 10
+
+
+def test_a_limit_to_what_is_in_flight(slurm: FakeSlurm, settings: Config, tmp_path: Path) -> None:
+    """LOAD-5: one more training than the limit is refused with exit code 4, before anything is written."""
+    (tmp_path / "hpcpools.toml").write_text("[slurm]\nmax_in_flight = 3\n")
+    few = config.load(tmp_path / "hpcpools.toml")
+    runs = [pending(few, str(number)) for number in range(2)]
+    inflight.check(few)
+    runs.append(pending(few, "2"))
+    with pytest.raises(RefusedError, match="3 trainings"):
+        inflight.check(few)
+    (slurm.folder / "sbatch").write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho sbatch >> calls\n')
+    env = {**os.environ, "PATH": f"{slurm.folder}:/usr/bin:/bin", "XDG_STATE_HOME": str(tmp_path / "state")}
+    argv = [sys.executable, "-m", "hpcpools", "train", "--gpus", "0", "--", "true"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert "the limit is 3" in done.stderr
+    assert "hint: " in done.stderr
+    assert sorted(directory.tokens(few.root)) == sorted(run.token for run in runs)
+    assert not (tmp_path / "calls").exists()
+    runs[0].record(RunState.COMPLETED, time.time())
+    inflight.check(few)
+
+
+def test_of_a_sweep_counts_what_may_run_at_once(settings: Config, tmp_path: Path) -> None:
+    """LOAD-5: elements that wait in their array are the array's business; local runs are not Slurm's."""
+    (tmp_path / "hpcpools.toml").write_text("[slurm]\nmax_in_flight = 3\n")
+    few = config.load(tmp_path / "hpcpools.toml")
+    now = time.time()
+    sweep = token.new_sweep_id(now)
+    elements = []
+    for _ in range(6):
+        request = Request(token.new_token(now), now, "slurm", Resources(), command=("true",), sweep=sweep)
+        run = directory.create(few.root, request)
+        elements.append(Element(run.token, 0, run.digest()))
+    (few.root / ".sweeps" / sweep).mkdir(parents=True)
+    place = SweepDirectory(few.root, sweep)
+    assert inflight.count(few) == 6  # its arrays cannot be read
+    place.new_array(elements, 2, now)
+    assert inflight.count(few) == 2
+    local = Request(token.new_token(now), now, "local", Resources(), command=("true",))
+    directory.create(few.root, local)
+    pending(few, "7")
+    assert inflight.count(few) == 3
+
+
+def test_a_sweep_keeps_to_the_limit(
+    slurm: FakeSlurm, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LOAD-5: 2000 runs in two arrays, of which 500 run at once, also if the user asks for more."""
+    (slurm.folder / "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize = 4000'\n")
+    monkeypatch.setenv("PATH", f"{slurm.folder}:{os.defpath}")
+    for asked, at_once in ((0, 250), (1000, 250), (8, 4)):
+        assert arrays.layout(settings, 2000, asked) == [(1000, at_once)] * 2
