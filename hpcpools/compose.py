@@ -45,10 +45,12 @@ class Output:
 class Pipeline:
     """Stages over both pools.
 
-    nightly = Pipeline("nightly")
-    data = nightly.stage("data", prepare)
-    nightly.stage("fit", fit, path=data.result("path"))
-    print(nightly.run().id)
+    For example::
+
+        nightly = Pipeline("nightly")
+        data = nightly.stage("data", prepare)
+        nightly.stage("fit", fit, path=data.result("path"))
+        print(nightly.run().id)
     """
 
     def __init__(self, name: str = "") -> None:
@@ -65,7 +67,9 @@ class Pipeline:
         after: Sequence[Output | str] = (),
         on_failure: str = "stop",
         sweep: Mapping[str, Sequence[Any]] | None = None,
+        max_parallel: int | None = None,
         gpus: int | None = None,
+        nodes: int | None = None,
         time: str | int | None = None,
         partition: str = "",
         **named: Any,
@@ -79,7 +83,9 @@ class Pipeline:
             "after": [each.name if isinstance(each, Output) else each for each in after],
             "on_failure": on_failure,
             "sweep": {key: list(values) for key, values in (sweep or {}).items()},
+            "max_parallel": max_parallel,
             "gpus": gpus,
+            "nodes": nodes,
             "time": time,
             "partition": partition,
         }

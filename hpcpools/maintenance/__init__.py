@@ -29,10 +29,15 @@ def scan_failed_jobs() -> dict[str, Any]:
 
 @task(queue="maintenance", timeout="30m", retries=0)
 def cleanup_old_checkpoints(dry_run: bool = False) -> dict[str, Any]:
-    """Remove the checkpoints that the retention policy does not keep."""
+    """Remove the checkpoints that the retention policy does not keep, and runs it keeps no longer."""
+    from hpcpools.maintenance import gc
     from hpcpools.maintenance.cleanup import clean
 
-    return clean(configuration.load(), dry_run=dry_run).summary()
+    config = configuration.load()
+    done = clean(config, dry_run=dry_run).summary()
+    if config.retention.runs is not None:
+        done["gc"] = gc.collect(config, config.retention.runs, dry_run=dry_run).summary()
+    return done
 
 
 @task(queue="maintenance", timeout="2m", retries=6)

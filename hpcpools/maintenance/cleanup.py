@@ -6,10 +6,6 @@ then removed by descriptors.
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-import shutil
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +15,7 @@ from typing import Any
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
 from hpcpools.pipeline.evaluate import needed
-from hpcpools.runs import checkpoints, directory
+from hpcpools.runs import checkpoints, directory, removal
 from hpcpools.runs.checkpoints import Checkpoint
 from hpcpools.runs.directory import RunDirectory, check_owned
 from hpcpools.runs.view import read_view
@@ -96,19 +92,9 @@ def _clean_run(config: Config, run: RunDirectory, outcome: Cleaned) -> None:
         if checkpoint.step in waited_for:
             continue
         if not outcome.dry_run:
-            _remove(checkpoint.path)
+            removal.remove(checkpoint.path)  # a resume never meets half a checkpoint
         outcome.removed.append(checkpoint.path)
         outcome.bytes_ += checkpoint.size
-
-
-def _remove(path: Path) -> None:
-    """Out of sight in one rename, so that a resume never meets half a checkpoint; then away."""
-    if not stat.S_ISDIR(path.lstat().st_mode):
-        return
-    grave = path.with_name(f".{path.name}.{secrets.token_hex(4)}.gone.tmp")
-    path.rename(grave)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(grave)
 
 
 def _is_number(value: float | None) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from typing import Any
 
 from hpcpools import atomic
 from hpcpools.config import Config
-from hpcpools.errors import HpcpoolsError, NotFoundError
+from hpcpools.errors import HpcpoolsError, NotFoundError, RefusedError
+from hpcpools.eventlog import event, log
 from hpcpools.maintenance import notify
 from hpcpools.maintenance.metrics import index
 from hpcpools.redisdb.connect import connect
@@ -19,25 +19,19 @@ from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View, read_view
 from hpcpools.training import arrays, engine, restart, submit, watch
 
-log = logging.getLogger(__name__)
-
 
 def scan(config: Config) -> dict[str, Any]:
     """Refresh, classify what ended since the last scan, settle what is still SUBMITTING."""
     runner = engine.runner(config)
     slurm = runner if runner.available() else None
-    watch.refresh(config, slurm)
+    seen = watch.refresh(config, slurm)
     verdicts: Counter[str] = Counter()
     retryable = []
     judged = []
     for token in directory.ended_tokens(config.root):
         run = RunDirectory(config.root, token)
-        try:
-            view = read_view(run)
-        except NotFoundError:
-            run.ended_mark.unlink(missing_ok=True)
-            continue
-        if not view.state.is_final:
+        view = _read(run)
+        if view is None or not view.state.is_final:
             continue
         verdict = judge(view, time.time())
         atomic.write_json(run.verdict_file, verdict)
@@ -45,9 +39,12 @@ def scan(config: Config) -> dict[str, Any]:
         verdicts[verdict["cause"] or view.state.value] += 1
         if verdict["retryable"]:
             retryable.append(token)
-        log.info("action=verdict run=%s state=%s cause=%r", token, view.state.value, view.cause.value)
+        log.info(event("verdict", run=token, state=view.state.value, cause=view.cause.value))
     index(config, connect(config), [view for _, view in judged])
+    for view in seen.views:
+        notify.gpu_verdicts(config, view)
     for _, view in judged:
+        notify.gpu_verdicts(config, view)
         notify.run_ended(config, view)
     for node in nodes.read_nodes(config.root, time.time()):
         if node.quarantined_until is not None:
@@ -66,7 +63,7 @@ def scan(config: Config) -> dict[str, Any]:
                 settle = arrays.settle_old if view.request.sweep else submit.settle_old
                 settled[settle(config, runner, run, time.time())] += 1
         except HpcpoolsError as error:
-            log.warning("action=settle_failed run=%s error=%s", token, error)
+            log.warning(event("settle-fail", run=token, error=error))
             settled["unknown"] += 1
     return {
         "verdicts": dict(verdicts),
@@ -74,6 +71,17 @@ def scan(config: Config) -> dict[str, Any]:
         "restarted": restarted,
         "settled": dict(settled),
     }
+
+
+def _read(run: RunDirectory) -> View | None:
+    """The view of an ended run; None if there is none, or it is of a newer version, which judges it."""
+    try:
+        return read_view(run)
+    except NotFoundError:
+        run.ended_mark.unlink(missing_ok=True)
+    except RefusedError as error:
+        log.warning(event("leave", run=run.token, error=error))
+    return None
 
 
 def judge(view: View, at: float) -> dict[str, Any]:
@@ -87,5 +95,5 @@ def judge(view: View, at: float) -> dict[str, Any]:
         "exit_code": view.exit_code,
         "reason": view.reason,
         "attempts": len(view.attempts),
-        "nodes": sorted({attempt.node for attempt in view.attempts if attempt.node}),
+        "nodes": sorted({attempt.where for attempt in view.attempts if attempt.where}),
     }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hpcpools.config import Config
+from hpcpools.errors import RefusedError
 from hpcpools.redisdb import keys
-from hpcpools.redisdb.connect import connect
 from hpcpools.runs import directory, metrics
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.view import View, read_view
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 def update(config: Config) -> dict[str, Any]:
     """Refresh all live runs and index them; a wiped index is rebuilt from the run directories."""
+    from hpcpools.redisdb.connect import connect
+
     runner = engine.runner(config)
     seen = watch.refresh(config, runner if runner.available() else None)
     views = {view.token: view for view in (*seen.views, *seen.ended)}
@@ -30,7 +33,8 @@ def update(config: Config) -> dict[str, Any]:
     more = directory.tokens(config.root) if whole else directory.ended_tokens(config.root)
     for token in more:
         if token not in views:
-            views[token] = read_view(RunDirectory(config.root, token))
+            with contextlib.suppress(RefusedError):  # of a newer version: `hpcpools reconcile` names it
+                views[token] = read_view(RunDirectory(config.root, token))
     index(config, connection, list(views.values()))
     states = Counter(view.state.value for view in views.values())
     return {"runs": len(views), "states": dict(states), "slurm_as_of": seen.as_of, "error": seen.error}
@@ -38,12 +42,31 @@ def update(config: Config) -> dict[str, Any]:
 
 def index(config: Config, connection: Redis, views: list[View]) -> None:
     """Write ``views`` into the index; it holds nothing that the run directories do not."""
-    rows = {view.token: json.dumps(summary(config, view)) for view in views}
+    now = time.time()
+    rows = {view.token: row(config, view, now) for view in views}
     with connection.pipeline(transaction=True) as pipeline:
         if rows:
             pipeline.hset(keys.INDEX, mapping=rows)  # type: ignore[arg-type]
-        pipeline.set(keys.INDEX_AS_OF, time.time())
+        pipeline.set(keys.INDEX_AS_OF, now)
         pipeline.execute()
+
+
+def row(config: Config, view: View, now: float) -> str:
+    """One run's value in the index."""
+    from hpcpools.maintenance.measures import measured  # not for those who only want a summary
+
+    return json.dumps(summary(config, view) | measured(RunDirectory(config.root, view.token), view, now))
+
+
+def forget(config: Config, tokens: list[str]) -> None:
+    """Take removed runs out of the index, if there is one now."""
+    from hpcpools.errors import HpcpoolsError
+    from hpcpools.redisdb.connect import connect
+    from hpcpools.redisdb.outage import told
+
+    with contextlib.suppress(HpcpoolsError), told():
+        for start in range(0, len(tokens), 1000):
+            connect(config).hdel(keys.INDEX, *tokens[start : start + 1000])
 
 
 def summary(config: Config, view: View) -> dict[str, Any]:
@@ -63,10 +86,11 @@ def summary(config: Config, view: View) -> dict[str, Any]:
         "label": view.request.label,
         "partition": view.request.resources.partition,
         "gpus": view.request.resources.gpus,
+        "nodes": view.request.resources.nodes,
         "minutes": view.request.resources.minutes,
         "created": view.request.created,
         "job_id": view.job_id,
-        "node": view.attempt.node if view.attempt else "",
+        "node": view.attempt.where if view.attempt else "",
         "attempts": len(view.attempts),
         "step": progress.step if progress else None,
         "total": progress.total if progress else None,

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
+from hpcpools import eventlog
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, RedisUnavailableError
+from hpcpools.eventlog import log
 from hpcpools.redisdb import keys
 from hpcpools.redisdb.outage import told
+from hpcpools.runs import telemetry
 from hpcpools.runs.nodes import Node
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View
 from hpcpools.short.enqueue import Client
 from hpcpools.textsafe import one_line
 
-log = logging.getLogger(__name__)
-
 RUN_FINISHED, RUN_FAILED = "run_finished", "run_failed"
 BREAKER_OPEN, QUARANTINE = "breaker_open", "quarantine"
+GPU_VERDICT = "gpu_verdict"
 TASK = "hpcpools.maintenance:deliver_notification"
 REMEMBERED = 30 * 86400  # seconds for which the same event is not told again
 LONGEST = 500  # characters of one fact
@@ -35,8 +36,9 @@ _TITLES = {
     RUN_FAILED: "training failed",
     BREAKER_OPEN: "training is not restarted any more",
     QUARANTINE: "node is quarantined",
+    GPU_VERDICT: "training does not use its GPUs well",
 }
-_SHOWN = ("run", "label", "what", "node", "state", "cause", "reason")
+_SHOWN = ("run", "label", "what", "node", "verdict", "policy", "step", "state", "cause", "reason")
 
 
 def receivers(config: Config, event: str) -> tuple[str, ...]:
@@ -63,7 +65,7 @@ def emit(config: Config, event: str, facts: Mapping[str, Any], key: str) -> int:
         except RedisUnavailableError:
             raise
         except HpcpoolsError as error:
-            log.error("action=notify_failed event=%s receiver=%s error=%s", event, receiver, error)
+            log.error(eventlog.event("notify-fail", about=event, receiver=receiver, error=error))
     return queued
 
 
@@ -90,7 +92,7 @@ def run_ended(config: Config, view: View) -> int:
         "cause": view.cause.value,
         "reason": view.reason,
         "exit_code": view.exit_code,
-        "node": view.attempt.node if view.attempt else "",
+        "node": view.attempt.where if view.attempt else "",
         "job_id": view.job_id,
         "attempts": len(view.attempts),
         "ended": view.since,
@@ -99,6 +101,30 @@ def run_ended(config: Config, view: View) -> int:
     told = emit(config, event, facts, key)
     if view.breaker:
         told += emit(config, BREAKER_OPEN, facts, key)
+    return told
+
+
+def gpu_verdicts(config: Config, view: View) -> int:
+    """Tell what the nodes announced of a run's GPUs: each verdict once in an attempt."""
+    if not receivers(config, GPU_VERDICT):
+        return 0
+    told = 0
+    for attempt in view.attempts:
+        for verdict, line in telemetry.announced(attempt).items():
+            facts = {
+                "run": view.token,
+                "label": view.request.label,
+                "what": view.request.what,
+                "verdict": verdict,
+                "policy": line.get("policy"),
+                "step": line.get("step"),
+                "at": line.get("at"),
+                "node": attempt.where,
+                "job_id": attempt.job_id,
+                "gpus": view.request.resources.all_gpus,
+                "state": view.state.value,
+            }
+            told += emit(config, GPU_VERDICT, facts, f"{view.token}:{attempt.path.name}:{verdict}")
     return told
 
 

@@ -31,13 +31,17 @@ WAIT_STEP = 0.5  # seconds between two steps of a waiting command
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A pipeline as its files tell; ``tries`` and ``standings`` by stage."""
+    """A pipeline as its files tell; ``tries`` and ``standings`` by stage.
+
+    ``again``: the stages whose newest try repeats only what failed of the one before.
+    """
 
     header: Header
     state: str
     cancelled: bool
     tries: Mapping[str, int]
     standings: Mapping[str, Standing]
+    again: frozenset[str] = frozenset()
 
 
 def start(config: Config, definition: Definition, where: str) -> PipelineRecord:
@@ -65,15 +69,16 @@ def check(config: Config, definition: Definition, where: str) -> dict[str, str]:
 def snapshot(record: PipelineRecord) -> Snapshot:
     """Where it stands by its files alone: no Redis, no Slurm."""
     header, wishes = record.header(), record.wishes()
-    tries = dict.fromkeys(header.definition.stages, 1)
+    tries, again = dict.fromkeys(header.definition.stages, 1), set[str]()
     for wish in wishes:
         for name in wish.get("retry", ()):
             tries[name] += 1
+        again = again - set(wish.get("retry", ())) | set(wish.get("again", ()))
     cancelled = bool(wishes) and "cancel" in wishes[-1]
     facts = {name: _fact(record, name, number) for name, number in tries.items()}
     found = standings(header.definition, facts, cancelled=cancelled)
     state = overall(header.definition, found, cancelled=cancelled)
-    return Snapshot(header, state, cancelled, tries, found)
+    return Snapshot(header, state, cancelled, tries, found, frozenset(again))
 
 
 def advance(config: Config, record: PipelineRecord) -> Snapshot:
@@ -148,10 +153,14 @@ def cancel(config: Config, record: PipelineRecord) -> Snapshot:
 
 
 def retry(config: Config, record: PipelineRecord, stage: str = "") -> Snapshot:
-    """Try again what did not succeed, or ``stage`` and all that comes after it. Raises UsageError."""
+    """Try again what did not succeed, or ``stage`` and all that comes after it. Raises UsageError.
+
+    Of a sweep that failed only the failed runs, unless ``stage`` says so or its arguments may change.
+    """
     seen = snapshot(record)
     chosen = to_retry(seen, stage)
-    record.wish({"retry": chosen, "at": time.time()})
+    again = [] if stage else [name for name in chosen if _keeps_its_input(seen, name, chosen)]
+    record.wish({"retry": chosen, "again": again, "at": time.time()})
     with contextlib.suppress(HpcpoolsError):
         return advance(config, record)
     return snapshot(record)
@@ -179,6 +188,12 @@ def to_retry(seen: Snapshot, stage: str = "") -> list[str]:
     return sorted(names)
 
 
+def _keeps_its_input(seen: Snapshot, name: str, chosen: list[str]) -> bool:
+    stage = seen.header.definition.stages[name]
+    failed = seen.standings[name].state is StageState.FAILED
+    return bool(stage.sweep) and failed and not set(chosen) & defining.edges(stage).keys()
+
+
 def result(record: PipelineRecord, stage: str) -> Any:
     """What a stage returned; a list for a sweep. Raises UsageError, RunFailedError."""
     seen = snapshot(record)
@@ -190,6 +205,14 @@ def result(record: PipelineRecord, stage: str) -> Any:
             f"{stage} is {standing.state.value}: {standing.why}", hint="wait for it, or retry"
         )
     return _value(record, seen, defining.Reference(stage))
+
+
+def results(record: PipelineRecord) -> dict[str, Any]:
+    """What each stage returned; None for one that the pipeline did without. Raises RunFailedError."""
+    seen = snapshot(record)
+    if seen.state != "COMPLETED":
+        raise RunFailedError(f"{record.id} is {seen.state}", hint=f"`hpcpools pipeline explain {record.id}`")
+    return {name: _value(record, seen, defining.Reference(name)) for name in seen.standings}
 
 
 def _fact(record: PipelineRecord, stage: str, number: int) -> Fact:
@@ -227,6 +250,8 @@ def _submit(config: Config, record: PipelineRecord, seen: Snapshot, name: str) -
 
 def _write(config: Config, listed: Catalog, record: PipelineRecord, seen: Snapshot, name: str) -> None:
     stage, number = seen.header.definition.stages[name], seen.tries[name]
+    if name in seen.again and stageruns.write_again(record, name, number):
+        return
     arguments = defining.fill(stage.arguments, lambda reference: _value(record, seen, reference))
     file = record.submit_file(name, number)
     entry = listed.get(stage.task)

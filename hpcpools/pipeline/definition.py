@@ -33,7 +33,7 @@ MAX_RUNS = 1000  # of one stage's sweep
 FROM = "$from"
 Policy = Literal["stop", "skip", "continue"]
 # Part of file names and of job ids, hence short and plain.
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,23}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,23}\Z")]
 
 
 class Edge(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,14 +44,17 @@ class Edge(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One step. ``gpus``, ``time`` and ``partition`` are for trainings; ``sweep`` makes one run per point."""
+    """One step. ``gpus``, ``nodes``, ``time``, ``partition`` are for trainings; ``sweep`` makes one run per
+    point, of which at most ``max_parallel`` run at once."""
 
     task: str
     after: tuple[str | Edge, ...] = ()
     arguments: dict[str, Any] = {}
     sweep: dict[str, list[Any]] = {}
+    max_parallel: Annotated[int, Meta(ge=1)] | None = None
     on_failure: Policy = "stop"
     gpus: int | None = None
+    nodes: int | None = None
     time: str | int | None = None
     partition: str = ""
 
@@ -142,7 +145,8 @@ def _check_stage(
         plan.plan_callable(config, listed, entry.name, given, options=options(stage), engine=engine)
         return
     catalog.check_arguments(entry, given)
-    wrong = [key for key in ("sweep", "gpus", "time", "partition") if getattr(stage, key)]
+    catalog.destination(config, entry)
+    wrong = [key for key in ("sweep", "gpus", "nodes", "time", "partition") if getattr(stage, key)]
     if wrong:
         raise ConfigError(f"{wrong[0]} is for trainings, but {entry.name} is a short task", hint="remove it")
 
@@ -150,7 +154,7 @@ def _check_stage(
 def options(stage: Stage) -> plan.Options:
     """What a training stage asks for. Raises UsageError for a wrong time."""
     minutes = None if stage.time is None else durations.minutes(stage.time)
-    return plan.Options(gpus=stage.gpus, minutes=minutes, partition=stage.partition)
+    return plan.Options(gpus=stage.gpus, nodes=stage.nodes, minutes=minutes, partition=stage.partition)
 
 
 def edges(stage: Stage) -> dict[str, Edge]:
@@ -208,6 +212,8 @@ def _edges(stage: Stage, at: str) -> Iterator[Edge]:
 def _check_sweep(stage: Stage, at: str) -> None:
     if twice := set(stage.sweep) & set(stage.arguments):
         raise ConfigError(f"{at}: {sorted(twice)[0]!r} is an argument and swept", hint="give it once")
+    if stage.max_parallel is not None and not stage.sweep:
+        raise ConfigError(f"{at}.max_parallel is for a sweep", hint="remove it, or add a sweep")
     number = prod(len(values) for values in stage.sweep.values())
     if not 0 < number <= MAX_RUNS:
         raise ConfigError(f"{at}.sweep: {number} runs", hint=f"1 to {MAX_RUNS}: no list may be empty")

@@ -92,6 +92,7 @@ def pairs(config: Config) -> dict[str, Entry]:
         try:
             found[training] = listed.short(task)
             catalog.check_arguments(found[training], _arguments(found[training], "", 0))
+            catalog.destination(config, found[training])
         except HpcpoolsError as error:
             raise ConfigError(
                 f"{config.file}: continuous_evaluation.{training!r} = {task!r}: {error.message}",

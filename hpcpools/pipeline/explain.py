@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from hpcpools.config import Config
@@ -15,9 +16,11 @@ from hpcpools.runs.view import read_view
 from hpcpools.short.enqueue import Client, ShortJob
 from hpcpools.textsafe import one_line
 
+MANY = 5  # runs of a stage of which only the numbers are told
+
 
 def rows(record: PipelineRecord, seen: Snapshot) -> list[dict[str, Any]]:
-    """Every stage by the files alone; ``work`` are its runs' tokens, or its job's id."""
+    """Every stage by the files alone; ``work``: its runs' tokens, or its job's id; ``sweep``: its sweep's."""
     return [
         {
             "stage": name,
@@ -25,7 +28,7 @@ def rows(record: PipelineRecord, seen: Snapshot) -> list[dict[str, Any]]:
             "state": standing.state.value,
             "try": seen.tries[name],
             "why": standing.why,
-            "work": _work(record, name, seen.tries[name]),
+            **_work(record, name, seen.tries[name]),
         }
         for name, standing in seen.standings.items()
     ]
@@ -38,18 +41,26 @@ def explain(config: Config, record: PipelineRecord, seen: Snapshot) -> list[dict
         state, work = StageState(row["state"]), row["work"]
         if state is StageState.RUNNING and not row["why"]:
             row["why"] = _running(config, row["pool"], work)
+        work = [row["sweep"]] if row["sweep"] else work
         found.append({**row, "next": _next(record.id, state, work, row["stage"])})
     return found
 
 
-def _work(record: PipelineRecord, name: str, number: int) -> list[str]:
+def _work(record: PipelineRecord, name: str, number: int) -> dict[str, Any]:
     file = record.submit_file(name, number)
     if not file.exists():
-        return []
-    return stageruns.tokens(file) if stageruns.is_one(file) else [record.job_id(name, number)]
+        return {"sweep": "", "work": []}
+    if not stageruns.is_one(file):
+        return {"sweep": "", "work": [record.job_id(name, number)]}
+    return {"sweep": stageruns.sweep_id(file), "work": stageruns.tokens(file)}
 
 
 def _running(config: Config, pool: str, work: list[str]) -> str:
+    if pool == "training" and len(work) > MANY:
+        runs = [RunDirectory(config.root, token) for token in work]
+        states = Counter(read_view(run).state.value for run in runs if run.run_file.exists())
+        there = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        return f"{there or 'none'} of {len(work)} runs" if states.total() < len(work) else there
     if pool == "training":
         words = []
         for token in work:
@@ -70,6 +81,9 @@ def _running(config: Config, pool: str, work: list[str]) -> str:
 
 
 def _next(name: str, state: StageState, work: list[str], stage: str) -> str:
+    if state is StageState.FAILED and work and work[0].startswith("hs-"):
+        look = f"`hpcpools sweeps {work[0]}`, then `hpcpools pipeline retry {name}`"
+        return f"{look} for the failed runs, or with `--from {stage}` for all, from the code as it is now"
     if state is StageState.FAILED:
         look = (
             f"`hpcpools {'logs' if work[0].startswith('hp-') else 'show'} {work[0]}`, then " if work else ""

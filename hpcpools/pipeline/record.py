@@ -8,8 +8,10 @@ any number of processes may read and advance a pipeline at the same time.
                            wish.N.json       cancel, or retry of which stages
                            STAGE.TRY.submit.json  what is given to the pool: fixed before it is given
                            STAGE.TRY.done.json    how it ended
-                           TOKEN.claim.N.json, TOKEN.sent.json, TOKEN.end.json
-                                             who hands this run over, that it has it, how the run ended
+                           KEY.claim.N.json, KEY.sent.json
+                                             who hands a run (its token) or a sweep over, that the pool has it
+                           TOKEN.end.json, TOKEN.TRY.end.json
+                                             how a run ended; the latter of one that a later try sent again
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hpcpools import atomic
+from hpcpools import atomic, formats
 from hpcpools.errors import HpcpoolsError, NotFoundError
 from hpcpools.pipeline.definition import Definition
 from hpcpools.runs.directory import check_owned
@@ -34,7 +36,6 @@ from hpcpools.runs.token import new_token
 from hpcpools.textsafe import one_line
 from hpcpools.training import nodeenv
 
-FORMAT = 1
 FOREIGN_CLAIM = 900.0  # seconds until a claim of another machine counts as abandoned
 _ID = re.compile(r"hq-[0-9a-hjkmnp-tv-z]{26}")
 
@@ -47,7 +48,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     pools: dict[str, str]
     definition: Definition
-    format: int = FORMAT
+    format: int = formats.FORMAT
 
 
 class PipelineRecord:
@@ -66,7 +67,9 @@ class PipelineRecord:
         file = self.path / "pipeline.json"
         try:
             check_owned(self.path)
-            return msgspec.json.decode(file.read_bytes(), type=Header)
+            data = file.read_bytes()
+            formats.check_bytes(data, f"pipeline {self.id}")
+            return msgspec.json.decode(data, type=Header)
         except FileNotFoundError:
             raise NotFoundError(f"no pipeline {self.id}", hint="`hpcpools pipeline status`") from None
         except msgspec.MsgspecError as error:
@@ -118,21 +121,32 @@ class PipelineRecord:
             "pid": os.getpid(),
             "pid_start": nodeenv.process_start(os.getpid()),
         }
-        number = 0
         while True:
-            file = self.path / f"{name}.claim.{number}.json"
+            number, holder = self._newest_claim(name)
+            if holder is not None and {**holder, **me} == holder:
+                return True
+            if holder is not None and not abandoned(holder, me, time.time()):
+                return False
+            file = self.path / f"{name}.claim.{number + 1}.json"
             if atomic.create_json(file, {**me, "at": time.time()}):
                 return True
-            holder = atomic.read_json(file) or {}
-            if {**holder, **me} == holder:
-                return True
-            if not abandoned(holder, me, time.time()):
-                return False
-            number += 1
+
+    def release(self, name: str) -> None:
+        """Give the claim of this process back: another one may go on at once."""
+        number, _ = self._newest_claim(name)
+        atomic.create_json(self.path / f"{name}.claim.{number + 1}.json", {"released": True})
+
+    def _newest_claim(self, name: str) -> tuple[int, dict[str, Any] | None]:
+        prefix = f"{name}.claim."
+        claims = [each[len(prefix) : -5] for each in os.listdir(self.path) if each.startswith(prefix)]
+        number = max((int(each) for each in claims if each.isdecimal()), default=-1)
+        return number, atomic.read_json(self.path / f"{prefix}{number}.json")
 
 
 def abandoned(holder: dict[str, Any], me: dict[str, Any], now: float) -> bool:
-    """True if the process that made a claim is gone; of another machine, if the claim is old."""
+    """True if a claim was given back, or its process is gone; of another machine, if the claim is old."""
+    if holder.get("released"):
+        return True
     if holder.get("host") != me["host"]:
         return now - float(holder.get("at", 0.0)) > FOREIGN_CLAIM
     if holder.get("boot") != me["boot"]:

@@ -1,30 +1,35 @@
 """The runs of a training stage: one, or one per point of its sweep; submitted once, ended by our records.
 
-A run's token and request are fixed in the stage's submit file, so a crash at any moment is healed by
-looking that token up. Refuses to ask Slurm about a stage: a run's own directory is the truth.
+Tokens, requests and the sweep's id are fixed in the stage's submit file, so a crash at any moment is
+healed by looking them up. Refuses to ask Slurm about a stage: a run's own directory is the truth.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hpcpools import atomic
 from hpcpools.catalog import Catalog
 from hpcpools.config import Config
-from hpcpools.errors import SlurmRefusedError, SubmissionUnknownError
+from hpcpools.errors import SlurmRefusedError, SlurmUnavailableError, SubmissionUnknownError, UsageError
 from hpcpools.pipeline import definition as defining
 from hpcpools.pipeline.definition import Stage
 from hpcpools.pipeline.record import PipelineRecord
 from hpcpools.runs import checkpoints, directory
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request, decode, encode
-from hpcpools.runs.states import RunState
+from hpcpools.runs.states import Cause, RunState
+from hpcpools.runs.sweeps import Definition, SweepFile
 from hpcpools.runs.view import View, read_view
 from hpcpools.training import cancel as cancelling
-from hpcpools.training import engine, plan, snapshot, submit
+from hpcpools.training import engine, fanout, plan, snapshot, submit
+from hpcpools.training import sweep as sweeping
 
 _ENDED = {RunState.COMPLETED: "completed", RunState.CANCELLED: "cancelled"}  # all others: failed
 
@@ -35,12 +40,53 @@ def write(
     """Plan every run and fix the requests; the first writer decides. Raises UsageError, RefusedError."""
     where, asked = engine.choose(config), defining.options(stage)
     options = plan.Options(**{**vars(asked), "label": label})
-    requests = [
-        plan.plan_callable(config, listed, stage.task, {**arguments, **point}, options=options, engine=where)
-        for point in stage.points()
-    ]
-    frozen = snapshot.freeze(config, requests)  # the code as it is when the stage starts
-    atomic.create_json(file, {"at": time.time(), "runs": [encode(each).decode() for each in frozen]})
+    if not stage.sweep:
+        request = plan.plan_callable(config, listed, stage.task, arguments, options=options, engine=where)
+        frozen = snapshot.freeze(config, [request])  # the code as it is when the stage starts
+        _fix(file, frozen)
+        return
+    asked_for = Definition(stage.task, arguments, stage.sweep, max_parallel=stage.max_parallel or 0)
+    planned = sweeping.plan_sweep(config, listed, asked_for, options, where)
+    snapshot.store(config, planned.code)
+    tokens_ = tuple(request.token for request in planned.requests)
+    content = SweepFile(planned.id, planned.created, planned.definition, tokens_, label)
+    before = dict.fromkeys(tokens_, fanout.NEW)
+    _fix(file, planned.requests, sweep=msgspec.to_builtins(content), key=planned.id, before=before, tries={})
+
+
+def write_again(record: PipelineRecord, stage: str, number: int) -> bool:
+    """Fix that try ``number`` sends again what failed of the sweep before; False if it cannot.
+
+    It cannot where a run was cancelled, for good, or is not there any more.
+    """
+    facts = atomic.read_json(record.submit_file(stage, number - 1)) or {}
+    if "sweep" not in facts:
+        return False
+    before = {}
+    for token in facts["sweep"]["tokens"]:
+        end = atomic.read_json(_end_file(record, facts, token)) or {}
+        if end.get("ended") == "completed":
+            continue
+        run = RunDirectory(record.root, token)
+        if not run.run_file.exists() or (view := read_view(run)).cancel_asked:
+            return False
+        failed = view.state.is_final and view.state is not RunState.COMPLETED
+        before[token] = view.submission - (not failed)  # else somebody has sent it again by hand
+    again = {
+        **{name: facts[name] for name in ("runs", "sweep")},
+        "at": time.time(),
+        "key": f"{facts['sweep']['id']}.{number}",
+        "before": before,
+        "tries": {**facts["tries"], **dict.fromkeys(before, number)},
+    }
+    if before:
+        atomic.create_json(record.submit_file(stage, number), again)
+    return bool(before)
+
+
+def _fix(file: Path, requests: Sequence[Request], **more: Any) -> None:
+    runs = [encode(each).decode() for each in requests]
+    atomic.create_json(file, {"at": time.time(), "runs": runs, **more})
 
 
 def is_one(file: Path) -> bool:
@@ -50,12 +96,23 @@ def is_one(file: Path) -> bool:
 
 def tokens(file: Path) -> list[str]:
     """The runs of a stage, in the order of its sweep."""
-    return [request.token for request in _requests(file)]
+    return [request.token for request in _requests(atomic.read_json(file) or {})]
 
 
-def _requests(file: Path) -> list[Request]:
+def sweep_id(file: Path) -> str:
+    """The sweep that a stage's runs are the elements of; "" if it has none."""
     facts = atomic.read_json(file) or {}
+    return str(facts["sweep"]["id"]) if "sweep" in facts else ""
+
+
+def _requests(facts: dict[str, Any]) -> list[Request]:
     return [decode(text.encode()) for text in facts.get("runs", ())]
+
+
+def _end_file(record: PipelineRecord, facts: dict[str, Any], token: str) -> Path:
+    """Where the end of a run is written down: by the try that sent it last."""
+    number = facts.get("tries", {}).get(token)
+    return record.path / (f"{token}.{number}.end.json" if number else f"{token}.end.json")
 
 
 def tend(config: Config, record: PipelineRecord, file: Path, *, cancelled: bool) -> dict[str, Any] | None:
@@ -64,15 +121,20 @@ def tend(config: Config, record: PipelineRecord, file: Path, *, cancelled: bool)
     Looks only at runs that have not ended and are off the live list, so a large sweep stays cheap.
     Raises SlurmUnavailableError: nothing is lost, the next call goes on.
     """
+    facts = atomic.read_json(file) or {}
+    requests = _requests(facts)
     names = set(os.listdir(record.path))
+    if "sweep" in facts and f"{facts['key']}.sent.json" not in names:
+        if not _submit_all(config, record, facts, requests, cancelled=cancelled):
+            return None
+        names = set(os.listdir(record.path))
     live = set(directory.live_tokens(config.root))
     waiting, running = 0, []
-    for request in _requests(file):
-        run = RunDirectory(config.root, request.token)
-        end_file = record.path / f"{run.token}.end.json"
+    for request in requests:
+        run, end_file = RunDirectory(config.root, request.token), _end_file(record, facts, request.token)
         if end_file.name in names:
             continue
-        if f"{run.token}.sent.json" not in names:
+        if "sweep" not in facts and f"{run.token}.sent.json" not in names:
             _submit(config, record, request, run, end_file, cancelled=cancelled)
         if run.token not in live and run.run_file.exists():
             view = read_view(run)
@@ -82,10 +144,41 @@ def tend(config: Config, record: PipelineRecord, file: Path, *, cancelled: bool)
             waiting += 1
             running += [run] if run.run_file.exists() and not run.cancelled() else []
     if cancelled and running:
-        cancelling.cancel(config, running)
+        cancelling.cancel(config, running, whole_arrays="sweep" in facts)
     if waiting:
         return None
-    return _together([dict(atomic.read_json(record.path / f"{token}.end.json")) for token in tokens(file)])  # type: ignore[arg-type]
+    return _together([dict(atomic.read_json(_end_file(record, facts, each.token))) for each in requests])  # type: ignore[arg-type]
+
+
+def _submit_all(
+    config: Config, record: PipelineRecord, facts: dict[str, Any], requests: list[Request], *, cancelled: bool
+) -> bool:
+    """Hand the whole sweep over; True once its pool has it, or it was withdrawn. One process at a time.
+
+    Not marked as sent until every run is carried by an array: whoever comes after a crash, or after Slurm
+    did not answer, goes on from what is on record.
+    """
+    key, before = facts["key"], facts["before"]
+    if not record.claim(key):
+        return False
+    content = msgspec.convert(facts["sweep"], SweepFile)
+    reason = "before it was submitted"
+    try:
+        if cancelled:
+            fanout.withdraw(config, content, before)
+        else:
+            fanout.bring(config, content, requests, before)
+    except (SlurmRefusedError, UsageError) as error:
+        reason = str(error)
+    except BaseException:
+        record.release(key)
+        raise
+    for token in before:
+        if not RunDirectory(config.root, token).run_file.exists():
+            end = {"token": token, "ended": "cancelled" if cancelled else "failed", "reason": reason}
+            atomic.create_json(_end_file(record, facts, token), end)
+    atomic.create_bytes(record.path / f"{key}.sent.json", b"{}\n")
+    return True
 
 
 def is_settled(root: Path, view: View) -> bool:
@@ -117,6 +210,9 @@ def _submit(
         directory.discard(run)  # what a creation that died left; Slurm has not heard of it
         try:
             submit.submit(config, request)
+        except SlurmUnavailableError:  # nothing was queued
+            record.release(request.token)
+            raise
         except SlurmRefusedError as error:
             atomic.create_json(end_file, {"token": run.token, "ended": "failed", "reason": str(error)})
         except SubmissionUnknownError:
@@ -126,10 +222,11 @@ def _submit(
 
 def _heal(config: Config, request: Request, run: RunDirectory) -> None:
     """Its directory is there, but who made it died: go on from where it came to."""
-    view = read_view(run)
-    if view.state is not RunState.SUBMITTING:
+    view, now = read_view(run), time.time()
+    if view.state is RunState.FAILED and view.cause is Cause.BAD_SUBMISSION:
+        run.revive(now, RunState.SUBMITTING)  # upkeep came first, and gave it up
+    elif view.state is not RunState.SUBMITTING:
         return
-    now = time.time()
     if request.engine == "local":
         run.record(RunState.PENDING, now, reason="waits for the local slot")
     elif view.detail != "unsettled":  # an unsettled one is upkeep's
