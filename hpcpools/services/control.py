@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from hpcpools.config import Config, environment
 from hpcpools.errors import HpcpoolsError, UnavailableError, UsageError, WaitTimeoutError
 from hpcpools.redisdb import runtime
-from hpcpools.services import channel, lock, logs, table
+from hpcpools.services import channel, lock, logs, place, table
 from hpcpools.services.channel import READY, Reply, Request
 from hpcpools.services.state import ServiceState
 from hpcpools.services.table import Engine, base_environment
@@ -39,14 +39,18 @@ def up(
     engine: Engine = "slurm",
     timeout: float = START_TIMEOUT,
     daemon: Sequence[str] = (),
+    take_over: bool = False,
+    note: place.Note = lambda _text: None,
 ) -> list[ServiceState]:
     """Have the services run, and return when each is ready; those that already run are left alone.
 
     ``names``: which ones (with what they require); none means the default set for ``engine``.
     ``daemon``: the argv of the supervisor, for a table of one's own.
+    ``take_over``: have a pool of this root on another host stop first; ``note`` hears of it.
     Raises UnavailableError with the end of the log if one keeps dying, PermissionsError if the runtime
-    directory is open to others, UsageError for an unknown name, HpcpoolsError if they run on another host.
+    directory is open to others, UsageError for an unknown name, RefusedError if they run on another host.
     """
+    place.admit(config, take_over=take_over, note=note)
     wanted = tuple(names) or table.default_names(config, engine)
     return _have_run(config, Request("up", wanted), timeout, daemon)
 
@@ -99,6 +103,14 @@ def ps(config: Config) -> list[ServiceState]:
     if running(config):
         raise UnavailableError("the supervisor does not answer", hint="`hpcpools down` ends it")
     return [ServiceState(service.name, "stopped") for service in table.services(config)]
+
+
+def check(states: Sequence[ServiceState]) -> None:
+    """Raise UnavailableError unless services run, and all that are not stopped do."""
+    wrong = [f"{one.name} is {one.state}" for one in states if one.state not in ("running", "stopped")]
+    if wrong or all(one.state == "stopped" for one in states):
+        what = ", ".join(wrong) or "no service runs"
+        raise UnavailableError(what, hint="`hpcpools logs SERVICE` shows why")
 
 
 def running(config: Config) -> bool:

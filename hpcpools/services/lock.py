@@ -6,6 +6,7 @@ only while the lock is held. Refuses to name a process whose start time does not
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -94,6 +95,16 @@ def holder(path: Path) -> Holder | None:
                 raise HpcpoolsError(f"{path} is locked by an unknown process", hint=f"see `fuser {path}`")
             time.sleep(0.02)  # between its lock and its record
     finally:
+        os.close(fd)
+
+
+def forget(path: Path, host: str) -> None:
+    """Clear a record that ``host`` left behind, for who knows that its supervisor is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        record = _record(fd)
+        if record is not None and record.host == host and _locked(fd, fcntl.LOCK_EX):
+            os.ftruncate(fd, 0)
         os.close(fd)
 
 

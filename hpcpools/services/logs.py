@@ -1,15 +1,21 @@
-"""Log files of the services: whole lines with a time, made harmless, in files that rotate.
+"""Log files of the services: one JSON object per line, made harmless, in files that rotate.
 
-Owns ``runtime_dir/logs``. Refuses to raise or to wait: a full disk drops lines, never stops a service.
+Owns ``runtime_dir/logs`` and the form of a line: ``at``, ``service``, ``level``, then the facts of an event,
+or ``text`` for what a program printed. Refuses to raise or to wait: a full disk drops lines, never stops a
+service.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from hpcpools import eventlog
 from hpcpools.config import Config
 from hpcpools.textsafe import printable
 
@@ -22,14 +28,32 @@ def log_path(config: Config, name: str) -> Path:
 
 
 def tail(path: Path, lines: int = 10) -> list[str]:
-    """The last lines of a log file, safe for a terminal; empty if there is none."""
+    """The last lines of a log file as people read them, safe for a terminal; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
             data = file.read()
     except OSError:
         return []
-    return [printable(line) for line in data.decode(errors="replace").splitlines()[-lines:]]
+    return [render(parse(line)) for line in data.decode(errors="replace").splitlines()[-lines:]]
+
+
+def parse(line: str) -> dict[str, Any]:
+    """One line of a log file; what is not ours is all ``text``."""
+    try:
+        facts = json.loads(line) if line.startswith("{") else None
+    except (ValueError, RecursionError):
+        facts = None
+    return facts if isinstance(facts, dict) else {"text": line}
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """A line for people: time, level if it matters, then the words."""
+    rest = {name: value for name, value in facts.items() if name not in ("at", "service", "level", "pid")}
+    words = str(rest["text"]) if set(rest) == {"text"} else eventlog.text(rest)
+    level = str(facts.get("level", "info"))
+    parts = (str(facts.get("at", "")), level.upper() if level != "info" else "", words)
+    return printable(" ".join(part for part in parts if part))
 
 
 class LineLog:
@@ -37,6 +61,7 @@ class LineLog:
 
     def __init__(self, path: Path, *, max_bytes: int, files: int) -> None:
         self.path = path
+        self._service = path.name.removesuffix(".log")
         self._max_bytes = max_bytes
         self._files = files
         self._partial = b""
@@ -68,12 +93,11 @@ class LineLog:
     def _write(self, lines: list[bytes]) -> None:
         if not lines:
             return
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with contextlib.suppress(OSError):
             size = self._size()
             page: list[bytes] = []
             for line in lines:
-                data = f"{stamp} {printable(line.decode(errors='replace').rstrip())}\n".encode()
+                data = self._encoded(line.decode(errors="replace").rstrip())
                 if size and size + len(data) > self._max_bytes:
                     self._append(page)
                     self._rotate()
@@ -81,6 +105,15 @@ class LineLog:
                 page.append(data)
                 size += len(data)
             self._append(page)
+
+    def _encoded(self, line: str) -> bytes:
+        """An event that the service wrote as JSON keeps its facts; anything else is text."""
+        facts = parse(line)
+        if not {"at", "level"} <= facts.keys():
+            facts = {"at": eventlog.stamp(time.time()), "level": "info", "text": printable(line)}
+        facts.pop("service", None)  # what a task prints does not pass for another service's
+        facts = {"at": facts.pop("at"), "service": self._service, **facts}
+        return json.dumps(facts).encode() + b"\n"
 
     def _size(self) -> int:
         try:

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from hpcpools import atomic
+from hpcpools import atomic, eventlog
 from hpcpools import config as configuration
 from hpcpools.errors import HpcpoolsError
 from hpcpools.services.table import MODULES, ready_mark
@@ -22,8 +22,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="hpcpools.services.run")
     parser.add_argument("name", choices=sorted(MODULES))
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--json-log", action="store_true", help="events as JSON, for the supervisor's log")
     options = parser.parse_args()
     os.umask(0o077)
+    eventlog.to_stderr(as_json=options.json_log)
     try:
         config = configuration.load(options.config)
         configuration.activate(config)
@@ -31,7 +33,7 @@ def main() -> int:
         atomic.write_json(ready_mark(config, options.name), {"pid": os.getpid()})
         return int(module.run(config) or 0)
     except HpcpoolsError as error:
-        print(f"{options.name}: {error}", file=sys.stderr)
+        eventlog.log.error(eventlog.event("cannot-run", error=error.message, hint=error.hint))
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -48,8 +48,16 @@ class Supervisor:
         self._closing = False
         self._idle_since: float | None = None
 
-    def serve(self, server: socket.socket) -> None:
-        """Run until every service is stopped and none is wanted any more."""
+    def serve(
+        self,
+        server: socket.socket,
+        first: Request | None = None,
+        chore: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run until every service is stopped and none is wanted any more.
+
+        ``first`` is what to begin with; ``chore`` is done again and again, also when any child has ended.
+        """
         wake, woken = socket.socketpair()
         wake.setblocking(False)
         woken.setblocking(False)
@@ -60,12 +68,15 @@ class Supervisor:
         self._watch(wake, lambda: wake.recv(4096))
         self._watch(server, lambda: self._accept(server))
         self._log.note("supervisor started")
+        if first is not None:
+            self.handle(first)
         self._step(time.monotonic())
         while not self._finished(time.monotonic()):
             for key, _ in self._selector.select(self._timeout(time.monotonic())):
                 key.data()
             self._drop_slow_clients(time.monotonic())
             self._step(time.monotonic())
+            chore()
         signal.set_wakeup_fd(-1)
         self._log.note("supervisor ended")
 

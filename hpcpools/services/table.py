@@ -23,9 +23,12 @@ Engine = Literal["slurm", "local"]
 MODULES = {
     "short": "hpcpools.short.pool",
     "scheduler": "hpcpools.short.schedule",
+    "lane": "hpcpools.lane.service",
     "slot": "hpcpools.training.slot",
+    "exporter": "hpcpools.monitoring.service",
+    "dashboard": "hpcpools.dashboard.service",
 }
-_GRACE = {"short": 10.0, "scheduler": 5.0, "slot": 10.0}
+_GRACE = {"short": 10.0, "scheduler": 5.0, "lane": 10.0, "slot": 10.0, "exporter": 5.0, "dashboard": 5.0}
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,18 @@ class Service:
 def services(config: Config) -> tuple[Service, ...]:
     """Every service this config can have, in the order in which they start."""
     own = (_redis(config),) if runtime.uses_own_redis(config) else ()
-    needs = tuple(service.name for service in own)
-    return (*own, *(_python(config, name, needs) for name in MODULES))
+    redis = tuple(service.name for service in own)
+    there = {"lane": config.has_lane, "exporter": config.exporter.enabled}
+    there["dashboard"] = config.dashboard.enabled
+    needs = {"exporter": (), "dashboard": ()}  # they tell that Redis is away
+    names = (name for name in MODULES if there.get(name, True))
+    return (*own, *(_python(config, name, needs.get(name, redis)) for name in names))
 
 
 def default_names(config: Config, engine: Engine) -> tuple[str, ...]:
-    """What a bare `hpcpools up` starts; the local training slot only where there is no Slurm."""
-    return tuple(s.name for s in services(config) if s.name != "slot" or engine == "local")
+    """What a bare `hpcpools up` starts; the training slot only without Slurm, the lane only with it."""
+    there = {"slot": engine == "local", "lane": engine == "slurm"}
+    return tuple(s.name for s in services(config) if there.get(s.name, True))
 
 
 def ready_mark(config: Config, name: str) -> Path:
@@ -93,7 +101,7 @@ def _redis(config: Config) -> Service:
 
 
 def _python(config: Config, name: str, requires: tuple[str, ...]) -> Service:
-    argv = (sys.executable, "-m", "hpcpools.services.run", name, "--config", config.file)
+    argv = (sys.executable, "-m", "hpcpools.services.run", name, "--config", config.file, "--json-log")
     mark = ready_mark(config, name)
     return Service(
         name=name,

@@ -126,7 +126,7 @@ def test_enqueued_on_one_login_node_run_on_the_other(shared: Shared) -> None:
     assert "forged" not in log.read_text()
 
 
-def test_nobody_without_a_password_and_no_role_beyond_its_needs(shared: Shared) -> None:
+def test_sec_4_nobody_without_a_password_and_no_role_beyond_its_needs(shared: Shared) -> None:
     """NOAUTH for strangers; the dashboard's user reads and no more; no role administers."""
     with pytest.raises(redis.AuthenticationError):
         shared.client().get("rq:queues")

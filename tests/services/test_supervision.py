@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -32,7 +33,7 @@ def test_up_is_idempotent(crew: Crew, config: Config) -> None:
     second = crew.up("steady")
     assert second["steady"] == first["steady"]
     assert _start_times(processes_of(config)) == before
-    assert len(before) == 3  # supervisor, redis, steady
+    assert len(before) == 4  # supervisor, its beacon, redis, steady
 
 
 def test_concurrent_ups_make_one_supervisor(crew: Crew, config: Config) -> None:
@@ -40,7 +41,7 @@ def test_concurrent_ups_make_one_supervisor(crew: Crew, config: Config) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: crew.up("parent")["parent"].pid, range(4)))
     assert len(set(results)) == 1
-    wait_until(lambda: len(processes_of(config)) == 3)  # supervisor, parent, grandchild
+    wait_until(lambda: len(processes_of(config)) == 4)  # supervisor, its beacon, parent, grandchild
 
 
 def test_nothing_runs_before_up_and_after_down(crew: Crew, config: Config) -> None:
@@ -151,8 +152,8 @@ def test_a_dead_redis_comes_back_with_every_acknowledged_write(crew: Crew) -> No
 def test_what_a_dead_service_left_in_its_group_dies_before_the_restart(crew: Crew, config: Config) -> None:
     """A child killed with -9 leaves a grandchild; it is gone when the service runs again."""
     crew.up("parent")
-    wait_until(lambda: len(processes_of(config)) == 3)
-    old = set(processes_of(config)) - {_supervisor(config)}
+    wait_until(lambda: len(processes_of(config)) == 4)
+    old = {pid for pid in processes_of(config) if os.getpgid(pid) == crew.pid("parent")}
     os.kill(crew.pid("parent"), signal.SIGKILL)
     wait_until(lambda: crew.ps()["parent"].restarts == 1 and crew.ps()["parent"].state == "running")
     wait_until(lambda: not old & set(processes_of(config)))
@@ -173,7 +174,8 @@ def test_a_crash_loop_backs_off_and_up_shows_the_end_of_the_log(crew: Crew) -> N
     raw = (crew.config.runtime_dir / "logs" / "crasher.log").read_bytes()
     assert b"\x1b" not in raw
     log = (crew.config.runtime_dir / "logs" / "supervisor.log").read_text()
-    waits = [line.split(" in ")[1] for line in log.splitlines() if "crasher: tried again" in line]
+    said = [str(json.loads(line)["text"]) for line in log.splitlines()]
+    waits = [line.split(" in ")[1] for line in said if "crasher: tried again" in line]
     assert waits[:3] == ["0.2 s", "0.4 s", "0.8 s"]
 
 

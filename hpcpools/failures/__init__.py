@@ -1,0 +1,1 @@
+"""Failures of both pools, grouped by what went wrong, and tried again group by group."""
