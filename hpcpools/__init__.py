@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpcpools.api import enqueue, train
+    from hpcpools.api import enqueue, enqueue_many, sweep, train
     from hpcpools.compose import Pipeline, PipelineHandle
     from hpcpools.declare import task, training
     from hpcpools.training.context import Run, current_run
     from hpcpools.training.handle import RunHandle
     from hpcpools.training.shuffle import Shuffle
+    from hpcpools.training.sweephandle import SweepHandle
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,8 +23,11 @@ __all__ = [
     "Run",
     "RunHandle",
     "Shuffle",
+    "SweepHandle",
     "current_run",
     "enqueue",
+    "enqueue_many",
+    "sweep",
     "task",
     "train",
     "training",
@@ -36,7 +40,10 @@ _HOMES = {
     "current_run": "hpcpools.training.context",
     "RunHandle": "hpcpools.training.handle",
     "Shuffle": "hpcpools.training.shuffle",
+    "SweepHandle": "hpcpools.training.sweephandle",
     "enqueue": "hpcpools.api",
+    "sweep": "hpcpools.api",
+    "enqueue_many": "hpcpools.api",
     "task": "hpcpools.declare",
     "train": "hpcpools.api",
     "training": "hpcpools.declare",

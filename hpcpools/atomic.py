@@ -6,12 +6,16 @@ Owns: write to a unique temporary name, fsync, rename or link, fsync the directo
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from hpcpools.errors import PermissionsError
 
 
 def fsync_directory(directory: Path) -> None:
@@ -29,6 +33,7 @@ def _written(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     tmp = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
+        os.fchmod(fd, mode)  # whatever the umask: the services' hides all they write from others
         with os.fdopen(fd, "wb") as file:  # close() is checked: quota errors of NFS surface there
             file.write(data)
             file.flush()
@@ -71,13 +76,34 @@ def create_json(path: Path, value: Any) -> bool:
     return create_bytes(path, _encode(value))
 
 
+def opened(path: Path) -> BinaryIO:
+    """``path`` open for reading, without waiting for the writer of a pipe (SEC-10).
+
+    Raises PermissionsError for a symlink: none of our writers makes one. OSError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PermissionsError(f"{path} is a symlink", hint="see who made it, then remove it") from None
+        raise
+    return os.fdopen(fd, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a file that is no symlink. Raises PermissionsError, OSError."""
+    with opened(path) as file:
+        return file.read()
+
+
 def read_json(path: Path) -> Any | None:
     """The JSON value at ``path``; None if there is no such file.
 
     Raises ValueError if the file is not JSON: with atomic writers that means someone else wrote it.
+    PermissionsError for a symlink.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return json.loads(data)
@@ -92,13 +118,25 @@ def append_line(path: Path, value: Any) -> None:
         os.close(fd)
 
 
+def open_regular(path: Path) -> BinaryIO | None:
+    """The file, open for reading; None if there is none, or it is a link or no regular file (SEC-10)."""
+    try:
+        file = opened(path)
+    except (OSError, PermissionsError):
+        return None
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    return None
+
+
 def read_lines(path: Path, *, tail_bytes: int | None = None) -> list[dict[str, Any]]:
     """The JSON objects of a line file, torn or foreign lines left out.
 
     ``tail_bytes`` reads only the end of a long file.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             if tail_bytes is not None:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - tail_bytes))

@@ -5,6 +5,7 @@ Owns importing the user's modules and the routing table. Refuses whatever is not
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from hpcpools.config import Config
 from hpcpools.declare import MARK, Declaration, TaskDeclaration, TrainingDeclaration
 from hpcpools.errors import ConfigError, RefusedError, UsageError
-from hpcpools.schema import TRAINING_QUEUE
+from hpcpools.schema import LANE_QUEUE, TRAINING_QUEUE
 from hpcpools.textsafe import one_line
 
 BUILT_IN = "hpcpools.maintenance"
@@ -113,7 +114,12 @@ def add_to_path(folders: tuple[str, ...]) -> None:
 
 def accepts_run(function: Callable[..., Any]) -> bool:
     """True if the function wants the run context: it has a parameter named ``run``."""
-    return "run" in inspect.signature(function).parameters
+    return "run" in _signature(function).parameters
+
+
+@functools.cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def check_arguments(entry: Entry, arguments: dict[str, Any]) -> None:
@@ -122,11 +128,32 @@ def check_arguments(entry: Entry, arguments: dict[str, Any]) -> None:
     if "run" in arguments:
         raise UsageError("argument 'run' is reserved", hint="hpcpools passes the run context itself")
     try:
-        inspect.signature(entry.function).bind(**arguments, **extra)
+        _signature(entry.function).bind(**arguments, **extra)
     except TypeError as error:
         raise UsageError(
-            f"{entry.name}: {error}", hint=f"its signature is {inspect.signature(entry.function)}"
+            f"{entry.name}: {error}", hint=f"its signature is {_signature(entry.function)}"
         ) from None
+
+
+def destination(config: Config, entry: Entry, asked: str | None = None) -> str:
+    """The queue of one job of a short task; ``asked`` is what its caller wants.
+
+    Raises RefusedError if no queue here can serve it.
+    """
+    queue = asked or entry.queue
+    needs = getattr(entry.declaration, "needs", "") or "Slurm"
+    if entry.queue == LANE_QUEUE and queue != LANE_QUEUE:
+        raise RefusedError(
+            f"{entry.name} needs {needs}, and the workers of queue {one_line(queue)} are on this machine",
+            hint=f"leave the queue out: it goes to {LANE_QUEUE}, the lane's",
+        )
+    if queue == LANE_QUEUE and not config.has_lane:
+        raise RefusedError(
+            f"{entry.name} needs {needs}, and no Slurm lane is configured",
+            hint="name its partition in [lane] of hpcpools.toml, or send the task to a short queue in "
+            "[routing] if this machine can run it",
+        )
+    return queue
 
 
 def _declared(config: Config, module_name: str) -> Iterator[tuple[str, Callable[..., Any], Declaration]]:
@@ -150,14 +177,16 @@ def _declared(config: Config, module_name: str) -> Iterator[tuple[str, Callable[
 
 
 def _route(config: Config, name: str, function: Callable[..., Any], declaration: Declaration) -> Entry:
-    declared = declaration.queue if isinstance(declaration, TaskDeclaration) else TRAINING_QUEUE
+    declared = TRAINING_QUEUE
+    if isinstance(declaration, TaskDeclaration):
+        declared = LANE_QUEUE if declaration.needs else declaration.queue
     queue = config.routing.get(name, declared)
     if queue != TRAINING_QUEUE and isinstance(declaration, TrainingDeclaration):
         raise ConfigError(
             f"{config.file}: routing.{name!r} = {queue!r}, but it is declared @training",
             hint="a training needs a run context; declare a @task that calls the same code",
         )
-    if queue not in (*config.short.queues, TRAINING_QUEUE):
+    if queue not in (*config.short.queues, LANE_QUEUE, TRAINING_QUEUE):
         raise ConfigError(
             f"{name} is declared with queue={queue!r}, which no pool serves",
             hint=f"allowed: {', '.join((*config.short.queues, TRAINING_QUEUE))}",

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,16 @@ from typing import Any
 import msgspec
 
 from hpcpools import durations
-from hpcpools.errors import ConfigError, HpcpoolsError
+from hpcpools.errors import ConfigError, HpcpoolsError, PermissionsError
 from hpcpools.schema import (
     DEFAULT_SCHEDULE,
+    LANE_QUEUE,
     TRAINING_QUEUE,
     Callable,
+    Dashboard,
+    Exporter,
     GpuChecks,
+    Lane,
     Name,
     Notify,
     Project,
@@ -59,6 +64,7 @@ class Config(Section, frozen=True):
     restarts: Restarts = Restarts()
     snapshot: Snapshot = Snapshot()
     short: Short = Short()
+    lane: Lane = Lane()
     routing: dict[Callable, Name] = msgspec.field(default_factory=dict)
     redis: Redis = Redis()
     slurm: Slurm = Slurm()
@@ -66,6 +72,8 @@ class Config(Section, frozen=True):
     telemetry: Telemetry = Telemetry()
     notify: Notify = Notify()
     services: Services = Services()
+    exporter: Exporter = Exporter()
+    dashboard: Dashboard = Dashboard()
     schedule: dict[ScheduleName, Schedule] = msgspec.field(default_factory=dict)
     retention: Retention = Retention()
     continuous_evaluation: dict[Callable, Callable] = msgspec.field(default_factory=dict)
@@ -80,6 +88,21 @@ class Config(Section, frozen=True):
     def root(self) -> Path:
         """The folder of all run directories; on a cluster it must be shared with the compute nodes."""
         return self._resolve(self.project.root)
+
+    @property
+    def templates(self) -> Path | None:
+        """The project's own folder of sbatch templates."""
+        return self._resolve(self.project.templates) if self.project.templates else None
+
+    @property
+    def has_lane(self) -> bool:
+        """Whether short tasks can be carried by Slurm here."""
+        return bool(self.lane.partition) and self.training.engine != "local"
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues in Redis: those of the short pool, and the lane's if there is one."""
+        return (*self.short.queues, LANE_QUEUE) if self.has_lane else self.short.queues
 
     @property
     def python_path(self) -> tuple[str, ...]:
@@ -117,6 +140,17 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def environment_as_it_is() -> dict[bytes, bytes]:
+    """The live mapping behind this process's environment, for a cheap comparison with a copy of it."""
+    return os.environ._data  # type: ignore[attr-defined,no-any-return]
+
+
+def restore_environment(copy: dict[bytes, bytes]) -> None:
+    """Set this process's environment to what it was."""
+    os.environb.clear()
+    os.environb.update(copy)
+
+
 def activate(config: Config) -> None:
     """Make ``config`` the one that this process and its children find, wherever they work."""
     os.environ["HPCPOOLS_CONFIG"] = config.file
@@ -143,13 +177,26 @@ def locate(start: Path | None = None) -> Path:
 
 
 def load(file: Path | None = None) -> Config:
-    """Read, overlay ``HPCPOOLS_SECTION__KEY`` variables, validate. Raises ConfigError."""
-    path = (file or locate()).absolute()
+    """Read, overlay ``HPCPOOLS_SECTION__KEY`` variables, validate. Raises ConfigError, PermissionsError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        path = (file or locate()).absolute()
+        with path.open(encoding="utf-8") as opened:
+            _check_owner(path, os.fstat(opened.fileno()))
+            text = opened.read()
+    except PermissionError as error:
+        raise PermissionsError(f"{error.filename} may not be read by uid {os.geteuid()}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}", hint="check the file's mode") from None
     return parse_text(text, path, os.environ)
+
+
+def _check_owner(path: Path, facts: os.stat_result) -> None:
+    """Whose file it is, that user's code and shell lines are run; so it must be ours, or root's (SEC-14)."""
+    if facts.st_uid not in (os.geteuid(), 0) or facts.st_mode & stat.S_IWOTH:
+        raise PermissionsError(
+            f"{path} has owner uid {facts.st_uid} and mode {stat.S_IMODE(facts.st_mode):04o}; "
+            f"you are uid {os.geteuid()}, and a pool is driven by the one user it belongs to"
+        )
 
 
 def parse_text(text: str, path: Path, env: Mapping[str, str] | None = None) -> Config:
@@ -177,11 +224,16 @@ def parse(data: dict[str, Any], path: Path, env: Mapping[str, str]) -> Config:
                 hint=f"allowed: {', '.join(config.short.queues)}",
             )
     for task, queue in config.routing.items():
-        if queue not in (*config.short.queues, TRAINING_QUEUE):
+        if queue not in (*config.short.queues, LANE_QUEUE, TRAINING_QUEUE):
             raise ConfigError(
                 f"{path}: routing.{task!r} = {queue!r} is no queue",
-                hint=f"allowed: {', '.join((*config.short.queues, TRAINING_QUEUE))}",
+                hint=f"allowed: {', '.join((*config.short.queues, LANE_QUEUE, TRAINING_QUEUE))}",
             )
+    if unknown := sorted(set(config.lane.overflow_queues) - set(config.short.queues)):
+        raise ConfigError(
+            f"{path}: lane.overflow_queues: {unknown[0]!r} is no queue of the short pool",
+            hint=f"allowed: {', '.join(config.short.queues)}",
+        )
     for folder in (config.root, config.runtime_dir):
         if re.search(r"[\x00-\x1f\x7f%\\'\"]", str(folder)):
             raise ConfigError(

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 QUEUES = ("default", "evaluation", "preprocessing", "maintenance")
 TRAINING_QUEUE = "training"
+LANE_QUEUE = "slurm"
 
 
 class Seconds(float):
@@ -20,12 +21,14 @@ class Seconds(float):
 
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
-# RQ's ids allow no dot, and a slot's id begins with its schedule's name.
-ScheduleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Optional = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.,:=@+*&|!\[\]()/-]{0,127})?$")]
-Callable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
-Line = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$")]
+# Every pattern ends with \Z: a $ would let a newline at the end through (SEC-8).
+# RQ's ids allow no dot; a slot's id begins with its schedule's name, and has 64 characters at most.
+ScheduleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}\Z")]
+Zone = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*\Z")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
+Optional = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.,:=@+*&|!\[\]()/-]{0,127})?\Z")]
+Callable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*\Z")]
+Line = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*\Z")]
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,8 +39,9 @@ class Project(Section, frozen=True):
     """Where the runs live and which modules declare tasks."""
 
     root: str = "runs"
-    modules: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")], ...] = ()
+    modules: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*\Z")], ...] = ()
     path: tuple[str, ...] = (".",)
+    templates: str = ""  # a folder of sbatch templates, looked at before the user's and ours
 
 
 class PartitionSection(Section, frozen=True):
@@ -54,6 +58,7 @@ class Training(Section, frozen=True):
     engine: Literal["auto", "slurm", "local"] = "auto"
     partition: Optional = ""
     gpus: Count | None = None
+    nodes: Positive = 1
     time: Seconds = Seconds(12 * 3600)
     cpus: Count | None = None
     account: Optional = ""
@@ -67,15 +72,24 @@ class Training(Section, frozen=True):
 
 
 class Short(Section, frozen=True):
-    """The short pool: workers on this machine, over RQ queues in strict priority order."""
+    """The short pool: workers on this machine, over RQ queues in strict priority order, or in turns."""
 
     workers: Annotated[int, Meta(ge=1, le=256)] = 4
+    max_workers: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: as many as workers, whatever waits
+    grow_after: Seconds = Seconds(10)
+    grow_backlog: Positive = 20
+    shrink_after: Seconds = Seconds(60)
     queues: tuple[Name, ...] = QUEUES
+    order: Literal["priority", "round_robin"] = "priority"
     timeout: Seconds = Seconds(1800)
     retries: Annotated[int, Meta(ge=0, le=100)] = 0
     result_ttl: Seconds = Seconds(86400)
     failure_ttl: Seconds = Seconds(30 * 86400)
-    preload: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")], ...] = ()
+    preload: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*\Z")], ...] = ()
+    max_jobs: Positive = 1000  # then a worker's process is replaced
+    max_rss_mb: Positive = 512  # by so much it may grow before that
+    memory_mb: Count = 0  # of one task with its processes; 0: no limit
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
 
     def __post_init__(self) -> None:
         missing = {"default", "maintenance"} - set(self.queues)
@@ -83,6 +97,29 @@ class Short(Section, frozen=True):
             raise ValueError(f"queues must contain {' and '.join(sorted(missing))}")
         if TRAINING_QUEUE in self.queues:
             raise ValueError("'training' is the training pool's own queue; short workers must not serve it")
+        if LANE_QUEUE in self.queues:
+            raise ValueError("'slurm' is the Slurm lane's own queue; short workers must not serve it")
+
+
+class Lane(Section, frozen=True):
+    """Short tasks on compute nodes: those that declare it, or an overflow. No partition means no lane."""
+
+    partition: Optional = ""
+    gpu_partition: Optional = ""  # for tasks that declare GPUs; empty: the same
+    account: Optional = ""
+    qos: Optional = ""
+    constraint: Optional = ""
+    cpus: Positive = 1
+    mem: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}[KMGT]?\Z")] = "2G"
+    max_jobs: Annotated[int, Meta(ge=1, le=1000)] = 4
+    group: Annotated[int, Meta(ge=1, le=1000)] = 50
+    group_time: Seconds = Seconds(900)
+    overflow_after: Seconds | None = None  # None: never
+    overflow_queues: tuple[Name, ...] = ()  # empty: all short queues but maintenance
+
+    def __post_init__(self) -> None:
+        if "maintenance" in self.overflow_queues:
+            raise ValueError("overflow_queues: maintenance works on Redis, which compute nodes never open")
 
 
 class Restarts(Section, frozen=True):
@@ -112,7 +149,7 @@ class Redis(Section, frozen=True):
     ``key_file``: the key that signs jobs, where several login nodes share that Redis.
     """
 
-    url: Annotated[str, Meta(pattern=r"^($|unix://|redis://|rediss://)")] = ""
+    url: Annotated[str, Meta(pattern=r"^(\Z|unix://|redis://|rediss://)")] = ""
     password_file: str = ""
     key_file: str = ""
 
@@ -123,6 +160,7 @@ class Slurm(Section, frozen=True):
     command_timeout: Seconds = Seconds(30)
     submit_lookups: tuple[Seconds, ...] = (Seconds(5), Seconds(15), Seconds(45), Seconds(120))
     poll_interval: Seconds = Seconds(30)
+    max_in_flight: Positive = 500
     lost_after: Seconds = Seconds(120)
     provisional_for: Seconds = Seconds(300)
 
@@ -133,11 +171,12 @@ class Notify(Section, frozen=True):
     hook: Line = ""
     webhook_file: str = ""
     timeout: Seconds = Seconds(30)
-    events: tuple[Literal["run_finished", "run_failed", "breaker_open", "quarantine"], ...] = (
+    events: tuple[Literal["run_finished", "run_failed", "breaker_open", "quarantine", "gpu_verdict"], ...] = (
         "run_finished",
         "run_failed",
         "breaker_open",
         "quarantine",
+        "gpu_verdict",
     )
 
     def __post_init__(self) -> None:
@@ -156,12 +195,39 @@ class Services(Section, frozen=True):
     log_files: Positive = 3
 
 
+class Exporter(Section, frozen=True):
+    """Metrics for Prometheus, on a private unix socket, a loopback port or in a file: docs/monitoring.md.
+
+    ``every``: how often the file is written.
+    """
+
+    enabled: bool = False
+    listen: Annotated[str, Meta(pattern=r"^\Z|^127(\.[0-9]{1,3}){3}:[0-9]{1,5}\Z|^\[::1\]:[0-9]{1,5}\Z")] = ""
+    textfile: str = ""
+    every: Seconds = Seconds(30)
+
+    def __post_init__(self) -> None:
+        if self.listen and self.textfile:
+            raise ValueError("give either listen or textfile")
+        if self.every < 1:
+            raise ValueError("every: at least one second")
+
+
+class Dashboard(Section, frozen=True):
+    """The web pages as a service, on a private unix socket or a loopback port: docs/dashboard.md."""
+
+    enabled: bool = False
+    listen: Annotated[str, Meta(pattern=r"^\Z|^127(\.[0-9]{1,3}){3}:[0-9]{1,5}\Z|^\[::1\]:[0-9]{1,5}\Z")] = ""
+    allow_changes: bool = False
+
+
 class Schedule(Section, frozen=True):
-    """One periodic task: either ``every`` a length of time or a ``cron`` line (UTC)."""
+    """One periodic task: ``every`` a length of time, or by a ``cron`` line on the clock of ``timezone``."""
 
     task: Callable = "hpcpools.maintenance:update_job_metrics"
     every: Seconds | None = None
     cron: Annotated[str, Meta(max_length=64)] = ""
+    timezone: Zone = "UTC"
     queue: Name = "maintenance"
     enabled: bool = True
 
@@ -170,6 +236,19 @@ class Schedule(Section, frozen=True):
             raise ValueError('give either every = "5m" or cron = "*/5 * * * *"')
         if self.every is not None and (self.every < 1 or self.every % 1):
             raise ValueError(f"every = {self.every:g} s: whole seconds, at least 1")
+        if self.timezone != "UTC":
+            _check_zone(self.timezone, self.cron)
+
+
+def _check_zone(name: str, cron: str) -> None:
+    from zoneinfo import ZoneInfo  # here: few configs name a zone, and each command reads one
+
+    if not cron:
+        raise ValueError(f"timezone = {name!r} is for cron lines; every = ... counts seconds of UTC")
+    try:
+        ZoneInfo(name)
+    except (LookupError, OSError, ValueError):
+        raise ValueError(f"timezone = {name!r} is not known here; for example Europe/Berlin") from None
 
 
 class GpuChecks(Section, frozen=True):
@@ -178,7 +257,7 @@ class GpuChecks(Section, frozen=True):
     enabled: bool = True
     strict: bool = False
     require_nvml: bool = False
-    skip: tuple[Annotated[str, Meta(pattern=r"^GPU-[0-9]{1,2}$")], ...] = ()
+    skip: tuple[Annotated[str, Meta(pattern=r"^GPU-[0-9]{1,2}\Z")], ...] = ()
     call_timeout: Annotated[float, Meta(gt=0, le=60)] = 5.0
     total_timeout: Annotated[float, Meta(gt=0, le=120)] = 10.0
     memory_fail_mib: Positive = 1024
@@ -202,19 +281,23 @@ class Telemetry(Section, frozen=True):
     idle_percent: Annotated[float, Meta(ge=0, le=100)] = 5.0
     hung_percent: Annotated[float, Meta(ge=0, le=100)] = 50.0
     starved_percent: Annotated[float, Meta(ge=0, le=100)] = 30.0
-    on_idle: Literal["note", "stop"] = "note"
-    on_hung: Literal["note", "stop"] = "note"
-    on_starved: Literal["note", "stop"] = "note"
+    on_idle: Literal["note", "notify", "stop"] = "note"
+    on_hung: Literal["note", "notify", "stop"] = "note"
+    on_starved: Literal["note", "notify", "stop"] = "note"
 
 
 class Retention(Section, frozen=True):
-    """Which checkpoints ``cleanup_old_checkpoints`` keeps; everything it does not match is removed."""
+    """Which checkpoints ``cleanup_old_checkpoints`` keeps; everything it does not match is removed.
+
+    ``runs``: how long after their end whole runs, sweeps and pipelines are kept; None: for ever.
+    """
 
     keep_last: Positive = 3
     keep_best: Count = 1
-    metric: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$")] = "loss"
+    metric: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*\Z")] = "loss"
     mode: Literal["min", "max"] = "min"
     max_age: Seconds | None = None
+    runs: Seconds | None = None
 
 
 DEFAULT_SCHEDULE = {

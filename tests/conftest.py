@@ -90,6 +90,13 @@ def site(cluster: Cluster, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
+def memory_site(memory_cluster: Cluster, tmp_path: Path) -> Iterator[Project]:
+    """A project on the cluster whose kernel holds a job to its node's 300 MB."""
+    with _on(memory_cluster, tmp_path) as project:
+        yield project
+
+
+@pytest.fixture
 def plain_site(plain_cluster: Cluster, tmp_path: Path) -> Iterator[Project]:
     """A project on the cluster without accounting: sacct refuses."""
     with _on(plain_cluster, tmp_path) as project:

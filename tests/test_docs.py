@@ -9,6 +9,7 @@ import msgspec
 
 from hpcpools.cli import COMMANDS
 from hpcpools.config import Config
+from tests.docs import blocks
 from tests.project import Project
 
 REPOSITORY = Path(__file__).parent.parent
@@ -17,17 +18,9 @@ README = (REPOSITORY / "README.md").read_text()
 
 def test_readme_s_first_training_runs(laptop: Project) -> None:
     """The module and the commands of README, as a new user would type them."""
-    module = re.search(r"```python\n# mytasks.py\n(.*?)```", README, re.S)
-    assert module is not None
-    (laptop.folder / "mytasks.py").write_text(module.group(1))
-    (laptop.folder / "hpcpools.toml").unlink()
-    laptop.cli("init", "--module", "mytasks")
-    token = laptop.train("mytasks:train_model", "lr=1e-2")
-    laptop.cli("wait", token)
-    assert set(laptop.json("result", token)) == {"loss"}
-    newest = laptop.root / token / "checkpoints" / "step-000000100"
-    done = laptop.cli("enqueue", "mytasks:run_evaluation", f"ckpt={newest}", "--wait")
-    assert "norm" in done.stdout
+    printed = blocks.run(laptop, REPOSITORY / "README.md")
+    assert '"loss"' in printed
+    assert '"norm"' in printed
 
 
 def test_every_command_is_described() -> None:
@@ -59,7 +52,7 @@ def test_every_section_of_the_configuration_is_described() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Relative links of README and docs."""
-    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+    """Relative links of README, in both languages, and docs."""
+    for page in (*REPOSITORY.glob("README*.md"), *(REPOSITORY / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -8,49 +8,90 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpcpools import __version__
 
-# name → (module, attribute, help); the help stands here so that `--help` imports no command.
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# In the order of `--help`, which reads it here and imports no command: name → (module, attribute, help).
 COMMANDS = {
     "init": ("project", "init", "Write a commented hpcpools.toml, filled from the site."),
     "tasks": ("project", "tasks", "List what is declared and which pool serves it."),
+    "help": ("help", "help_", "Read about a topic, or see the options of a command."),
+    "completion": ("complete", "completion", "Print the shell completion script, or install it."),
     "train": ("train", "train", "Submit a training: a declared function, or a command after --."),
-    "sweep": ("sweep", "sweep", "Submit a training once per point of a grid, as one job array."),
+    "template": ("template", "template", "Plain sbatch scripts: list, show, render, submit."),
+    "sweep": ("sweep", "sweep", "Submit a training or a command once per point of a grid, as one job array."),
     "sweeps": ("sweeps", "sweeps", "List sweeps, or one sweep's results; retry what failed."),
     "reproduce": ("reproduce", "reproduce", "Submit a run once more, from the code it ran."),
-    "enqueue": ("short", "enqueue", "Give a declared short task to the workers."),
-    "status": ("status", "status", "Both pools on one screen, with the age of every fact."),
     "runs": ("runs", "runs", "List trainings, newest first."),
-    "show": ("runs", "show", "Everything known of one run or short job."),
-    "explain": ("explain", "explain", "Why a run or short job is in its state, and what to do next."),
-    "logs": ("runs", "logs", "Print or follow the log of a run."),
-    "wait": ("act", "wait", "Wait for runs or short jobs to end, with a progress bar."),
-    "result": ("act", "result", "Print the result of a run or short job as JSON."),
-    "cancel": ("act", "cancel", "Cancel runs or short jobs."),
-    "pipeline": ("pipeline", "pipeline", "Chains over both pools: run, status, wait, cancel, retry."),
-    "queues": ("short", "queues", "Depth and age of every queue."),
+    "plot": ("report", "plot", "Loss and GPU curves of a run: terminal, PNG or SVG."),
+    "checkpoints": ("checkpoints", "checkpoints", "List a run's checkpoints; --verify reads them."),
+    "export": ("checkpoints", "export", "Copy a checkpoint out of its run."),
+    "pin": ("upkeep", "pin", "Keep a checkpoint from ever being removed."),
+    "cleanup": ("upkeep", "cleanup", "Remove old checkpoints by the retention policy."),
+    "enqueue": ("short", "enqueue", "Give a declared short task to the workers."),
     "jobs": ("short", "jobs", "List short jobs, newest first."),
+    "queues": ("short", "queues", "Depth and age of every queue."),
+    "requeue": ("pool", "requeue", "Put failed short jobs back into their queues."),
+    "suspend": ("pool", "suspend", "Let no worker take another short job."),
+    "resume": ("pool", "resume", "Let the workers take short jobs again."),
+    "schedule": ("schedule", "schedule", "What fires when: list, add, pause, resume, run-now, remove."),
+    "status": ("status", "status", "Both pools on one screen, with the age of every fact."),
+    "top": ("top", "top", "Both pools live in the terminal, with keys to cancel and retry."),
+    "show": ("runs", "show", "Everything known of a run, sweep, pipeline or short job."),
+    "explain": ("explain", "explain", "Why a run or short job is in its state, and what to do next."),
+    "logs": ("logs", "logs", "Print or follow the log of a run, a service or a short job."),
+    "wait": ("act", "wait", "Wait for runs, sweeps, pipelines or short jobs, with a progress bar."),
+    "result": ("act", "result", "Print the result of a run, sweep, pipeline or short job."),
+    "cancel": ("act", "cancel", "Cancel runs, sweeps, pipelines or short jobs."),
+    "pipeline": ("pipeline", "pipeline", "Chains over both pools: run, status, wait, cancel, retry."),
+    "failures": ("failures", "failures", "What failed in both pools, grouped by what went wrong."),
+    "retry": ("failures", "retry", "Try failed runs and short jobs again, singly or a whole group."),
+    "report": ("report", "report", "What happened in both pools: one HTML file, and CSV."),
     "up": ("services", "up", "Start the services (or the named ones) and keep them up."),
     "down": ("services", "down", "Stop the services (or the named ones)."),
     "restart": ("services", "restart", "Restart the services (or the named ones)."),
     "ps": ("services", "ps", "List the services."),
     "worker": ("services", "worker", "Run the short pool in the foreground."),
     "scheduler": ("services", "scheduler", "Run the scheduler in the foreground."),
+    "dashboard": ("dashboard", "dashboard", "Web pages of both pools, over ssh or a loopback port."),
+    "exporter": ("exporter", "exporter", "Metrics for Prometheus: unix socket, loopback port, or a file."),
+    "deploy": ("deploy", "deploy", "Keep the services up: systemd, cron, scrontab, supervisord."),
     "redis-acl": ("services", "redis_acl", "Write users and passwords for a Redis shared by login nodes."),
-    "checkpoints": ("checkpoints", "checkpoints", "List a run's checkpoints; --verify reads them."),
-    "export": ("checkpoints", "export", "Copy a checkpoint out of its run."),
-    "cleanup": ("upkeep", "cleanup", "Remove old checkpoints by the retention policy."),
-    "pin": ("upkeep", "pin", "Keep a checkpoint from ever being removed."),
-    "upkeep": ("upkeep", "upkeep", "Run one upkeep task now, in this process."),
+    "doctor": ("doctor", "doctor", "Check everything that must hold, each finding with its fix."),
+    "usage": ("usage", "usage", "GPU-hours held and used, by user, run, partition or label."),
     "nodes": ("nodes", "nodes", "Nodes whose GPU checks failed; report or release one."),
-    "completion": ("project", "completion", "Print the shell completion script."),
+    "upkeep": ("upkeep", "upkeep", "Run one upkeep task now, in this process."),
+    "reconcile": ("reconcile", "reconcile", "Put back what Redis lost and the files know."),
+    "gc": ("gc", "gc", "Remove runs, sweeps and pipelines that ended long ago, and unused code."),
 }
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+# The sections of `--help`: each begins with this command and goes on to the next one's.
+SECTIONS = {
+    "init": "Project",
+    "train": "Training",
+    "enqueue": "Short tasks",
+    "status": "Both pools",
+    "up": "Services",
+    "doctor": "Site",
+}
+
+
+def _width() -> int:
+    """Columns for help texts, as click counts them, but without importing shutil: a tenth of `--help`."""
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError, AttributeError):  # no terminal
+        columns = 80
+    return max(min(columns, 100) - 2, 50)
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": _width()}
 
 
 class LazyGroup(click.Group):
@@ -72,7 +113,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Like click's, with the nearest name on a slip of the finger."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        unknown = args and args[0] not in COMMANDS and not args[0].startswith("-")
+        if unknown and not ctx.resilient_parsing:  # a line that is being completed may hold anything
             import difflib
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
@@ -82,8 +124,25 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """From the table above, without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        rows: dict[str, list[tuple[str, str]]] = {}
+        section = ""
+        for name, (_, _, text) in COMMANDS.items():
+            section = SECTIONS.get(name, section)
+            rows.setdefault(section, []).append((name.ljust(width), text))
+        for section, commands in rows.items():
+            with formatter.section(section):
+                formatter.write_dl(commands)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table, too: click would import every command for its help."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        return [
+            *(CompletionItem(name, help=COMMANDS[name][2]) for name in names),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
 
 
 @click.group(cls=LazyGroup, context_settings=CONTEXT)
@@ -124,6 +183,8 @@ def _report(error: Exception) -> int:
         traceback.print_exc()
     if isinstance(error, HpcpoolsError):
         text, hint, code = error.message, error.hint, error.exit_code
+    elif isinstance(error, PermissionError):  # a folder of another user, whoever met it first
+        text, hint, code = f"{error.filename}: {error.strerror}", "", 77
     else:
         text, hint, code = f"{type(error).__name__}: {error}", "this is a bug; --debug shows where", 70
     click.echo(f"hpcpools: {printable(text)}", err=True)

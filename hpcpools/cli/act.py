@@ -1,4 +1,4 @@
-"""`hpcpools wait`, `result`, `cancel`: acting on runs (hp-…) and short jobs alike."""
+"""`hpcpools wait`, `result`, `cancel`: acting on runs (hp-…), sweeps (hs-…), pipelines (hq-…), short jobs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import dry_run_option, json_option, load_config, on_terminal, show_json
+from hpcpools.cli import complete
+from hpcpools.cli.output import dry_run_option, json_option, load_config, on_terminal, say, show_json
+from hpcpools.runs.token import names_pipeline
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="RUN|JOB...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.live)
 @click.option("--timeout", metavar="TIME", help="Give up after this long (exit 6); the work goes on.")
 @json_option
 def wait(names: tuple[str, ...], timeout: str | None, as_json: bool) -> None:
-    """Wait for runs or short jobs to end; exit 5 if one did not succeed."""
+    """Wait for runs, sweeps, pipelines or short jobs to end; exit 5 if one did not succeed."""
     from hpcpools import durations
 
     limit = None if timeout is None else durations.seconds(timeout)
@@ -38,12 +40,11 @@ def wait_for(config: Config, names: list[str], timeout: float | None, *, as_json
         names = with_runs_of_sweeps(config, names)
     for name in names:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        state, good, reason = (
-            _wait_run(config, name, left) if _is_run(name) else _wait_job(config, name, left)
-        )
+        waiting = _wait_run if _is_run(name) else _wait_pipeline if names_pipeline(name) else _wait_job
+        state, good, reason = waiting(config, name, left)
         rows.append({"name": name, "state": state, "reason": reason})
         if not as_json:
-            click.echo(f"{name}  {state}" + (f"  {reason}" if reason else ""))
+            say(f"{name}  {state}" + (f"  {reason}" if reason else ""))
         if not good:
             failed.append(name)
     if as_json:
@@ -70,6 +71,15 @@ def _wait_run(config: Config, name: str, timeout: float | None) -> tuple[str, bo
     finally:
         bar.close()
     return view.state.value, view.state is RunState.COMPLETED, one_line(view.reason or view.cause.value)
+
+
+def _wait_pipeline(config: Config, name: str, timeout: float | None) -> tuple[str, bool, str]:
+    from hpcpools.pipeline import advance, record
+    from hpcpools.pipeline.decide import StageState
+
+    seen = advance.wait(config, record.open_record(config.root, name), timeout)
+    bad = [stage for stage, found in seen.standings.items() if found.state is StageState.FAILED]
+    return seen.state, seen.state == "COMPLETED", ", ".join(f"{stage} FAILED" for stage in bad)
 
 
 def _wait_job(config: Config, name: str, timeout: float | None) -> tuple[str, bool, str]:
@@ -122,18 +132,28 @@ class Bar:
 
 
 @click.command()
-@click.argument("name", metavar="RUN|JOB")
+@click.argument("name", shell_complete=complete.works)
 @click.option("--wait", "wait_", is_flag=True, help="Wait for the end first.")
 @click.option("--timeout", metavar="TIME", help="With --wait: give up after this long (exit 6).")
 @json_option
 def result(name: str, wait_: bool, timeout: str | None, as_json: bool) -> None:
-    """Print the result of a run or short job as JSON."""
+    """Print the result of a run, a pipeline's stages or a short job as JSON; of a sweep, as a table."""
     from hpcpools import durations
 
-    del as_json  # a result is always JSON
     config = load_config()
     limit = (None if timeout is None else durations.seconds(timeout)) if wait_ else 0.0
-    if _is_run(name):
+    if name.startswith("hs-"):
+        from hpcpools.cli.sweeps import show_results
+
+        show_results(config, name, limit, as_json=as_json)
+    elif names_pipeline(name):
+        from hpcpools.pipeline import advance, record
+
+        found = record.open_record(config.root, name)
+        if wait_:
+            advance.wait(config, found, limit)
+        show_json(advance.results(found))
+    elif _is_run(name):
         from hpcpools.training.handle import open_handle
 
         show_json(open_handle(config, name).result(limit))
@@ -146,17 +166,18 @@ def result(name: str, wait_: bool, timeout: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="RUN|JOB...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.live)
 @dry_run_option
 @json_option
 def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Cancel runs or short jobs; those that ended already stay as they are."""
+    """Cancel runs, sweeps, pipelines or short jobs; those that ended already stay as they are."""
     from hpcpools.training import cancel as cancelling
     from hpcpools.training.handle import open_handle
 
     config = load_config()
     sweeps = [name for name in names if name.startswith("hs-")]
-    names = tuple(name for name in names if name not in sweeps)
+    pipelines = [name for name in names if names_pipeline(name)]
+    names = tuple(name for name in names if name not in (*sweeps, *pipelines))
     handles = [open_handle(config, name) for name in names if _is_run(name)]
     jobs = []
     if len(handles) < len(names):
@@ -177,8 +198,17 @@ def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
         from hpcpools.cli.sweeps import cancel_sweeps
 
         rows += cancel_sweeps(config, sweeps, dry_run=dry_run)
+    rows += [_cancel_pipeline(config, name, dry_run=dry_run) for name in pipelines]
     if as_json:
         show_json([{"name": name, "state": state, "dry_run": dry_run} for name, state in rows])
         return
     for name, state in rows:
         click.echo(f"would cancel {name} ({state})" if dry_run else f"{name}  {state}")
+
+
+def _cancel_pipeline(config: Config, name: str, *, dry_run: bool) -> tuple[str, str]:
+    from hpcpools.pipeline import advance, record
+
+    found = record.open_record(config.root, name)
+    seen = advance.snapshot(found) if dry_run else advance.cancel(config, found)
+    return found.id, seen.state

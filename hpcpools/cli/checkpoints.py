@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import (
     ago,
     dry_run_option,
@@ -24,7 +25,7 @@ DAMAGED_EXIT = 5
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.option("--verify", is_flag=True, help="Read every file and compare it with its digest.")
 @json_option
 @click.pass_context
@@ -72,7 +73,7 @@ def checkpoints(ctx: click.Context, run: str, verify: bool, as_json: bool) -> No
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--step", type=click.IntRange(0), help="This one, and not the newest valid one.")
 @dry_run_option

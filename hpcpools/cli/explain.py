@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import ago, json_option, load_config, show_facts, show_json
+from hpcpools.runs.token import names_pipeline
 from hpcpools.textsafe import printable
 
 if TYPE_CHECKING:
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", metavar="RUN|JOB|PIPELINE")
+@click.argument("name", metavar="RUN|JOB|PIPELINE", shell_complete=complete.works)
 @json_option
 @click.pass_context
 def explain(ctx: click.Context, name: str, as_json: bool) -> None:
     """Why a run, short job or pipeline waits, runs or ended, what shows it, and what to do next."""
-    if name.startswith("hq-"):
+    if names_pipeline(name):
         from hpcpools.cli import pipeline
 
         ctx.invoke(pipeline.explain, name=name, as_json=as_json)
@@ -59,9 +61,11 @@ def _run(config: Config, name: str) -> Explanation:
 
 
 def _job(config: Config, name: str) -> Explanation:
+    from hpcpools.lane import explain as lane
     from hpcpools.short import explain as short
 
-    return short.explain(short.gather(config, name))
+    facts = short.gather(config, name)
+    return lane.explain(config, facts) or short.explain(facts)
 
 
 def _forecast(at: float | None) -> str:

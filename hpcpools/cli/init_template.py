@@ -35,8 +35,18 @@ workers = 4                # processes on this machine
 # preload = ["torch"]      # imported once, before the workers are forked
 queues = ["default", "evaluation", "preprocessing", "maintenance"]   # strict priority, left to right
 timeout = "30m"            # of a task that declares none
+# memory_mb = 8000         # of one task with the processes it starts; beyond that it is killed
 retries = 0
 result_ttl = "1d"
+
+# [lane]                   # short tasks that need a GPU, or overflow, in shared Slurm jobs: docs/lane.md
+# partition = "cpu"
+# gpu_partition = "gpu"
+# overflow_after = "10m"
+
+# [exporter]               # metrics for Prometheus, a service of `hpcpools up`: docs/monitoring.md
+# enabled = true
+# listen = "127.0.0.1:9123"   # else a private unix socket, or textfile = "/path/hpcpools.prom"
 
 [routing]                  # overrules the declarations
 # "tasks:run_evaluation" = "evaluation"
@@ -62,6 +72,7 @@ keep_best = 1              # by the metric logged with the checkpoint
 metric = "loss"
 mode = "min"
 # max_age = "30d"
+# runs = "90d"             # whole runs, so long after their end; left out: for ever
 """
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import ago, dry_run_option, json_option, load_config, note, show_json, show_table
 
 if TYPE_CHECKING:
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--report", metavar="NODE", help="Print a text about NODE, ready for the site's admins.")
-@click.option("--release", metavar="NODE", help="Trust NODE again.")
+@click.option(
+    "--report",
+    metavar="NODE",
+    shell_complete=complete.nodes,
+    help="Print a text about NODE, ready for the site's admins.",
+)
+@click.option("--release", metavar="NODE", shell_complete=complete.nodes, help="Trust NODE again.")
 @dry_run_option
 @json_option
 def nodes(report: str | None, release: str | None, dry_run: bool, as_json: bool) -> None:

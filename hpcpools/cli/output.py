@@ -73,6 +73,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str
         if empty:
             click.echo(empty)
         return
+    columns = [one_line(column, 72) for column in columns]  # a metric's or an argument's name, maybe
     widths = [max(len(column), *(len(row[i]) for row in cells)) for i, column in enumerate(columns)]
     click.echo("  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip())
     for row in cells:
@@ -86,7 +87,14 @@ def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
     shown = [(name, _text(value)) for name, value in facts if value not in (None, "", [], {})]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        click.echo(f"{name.ljust(width)}  {printable(value)}")
+        below = "\n" + " " * (width + 2)  # a line in a value must not look like a fact of its own
+        lines = printable(value).replace("\n", below)
+        click.echo(f"{name.ljust(width)}  {lines}")
+
+
+def say(text: str) -> None:
+    """One line on stdout that holds words of others: of Slurm, of a job, of an error."""
+    click.echo(one_line(text, 1000))
 
 
 def note(text: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import (
     ago,
     dry_run_option,
@@ -20,6 +21,7 @@ from hpcpools.cli.output import (
 from hpcpools.textsafe import one_line
 
 if TYPE_CHECKING:
+    from hpcpools.config import Config
     from hpcpools.pipeline.advance import Snapshot
     from hpcpools.pipeline.record import PipelineRecord
 
@@ -52,6 +54,7 @@ def run(file: str, wait_: bool, dry_run: bool, as_json: bool) -> None:
                 "task": stage.task,
                 "after": sorted(definition.edges(stage)),
                 "runs": len(stage.points()),
+                "max_parallel": stage.max_parallel,
                 "on_failure": stage.on_failure,
             }
             for name, stage in ((name, asked.stages[name]) for name in pools)
@@ -77,7 +80,7 @@ def run(file: str, wait_: bool, dry_run: bool, as_json: bool) -> None:
 
 
 @pipeline.command()
-@click.argument("name", metavar="[ID]", required=False)
+@click.argument("name", metavar="[ID]", required=False, shell_complete=complete.pipelines)
 @json_option
 def status(name: str | None, as_json: bool) -> None:
     """All pipelines, or every stage of one."""
@@ -85,8 +88,7 @@ def status(name: str | None, as_json: bool) -> None:
 
     config = load_config()
     if name:
-        found = record.open_record(config.root, name)
-        _show(found, advance.snapshot(found), as_json)
+        show_pipeline(config, name, as_json=as_json)
         return
     rows = []
     for each in record.ids(config.root):
@@ -107,7 +109,7 @@ def status(name: str | None, as_json: bool) -> None:
 
 
 @pipeline.command()
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=complete.pipelines)
 @click.option("--timeout", metavar="TIME", help="Give up after this long (exit 6); the pipeline goes on.")
 @json_option
 def wait(name: str, timeout: str | None, as_json: bool) -> None:
@@ -121,7 +123,7 @@ def wait(name: str, timeout: str | None, as_json: bool) -> None:
 
 
 @pipeline.command()
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=complete.pipelines)
 @dry_run_option
 @json_option
 def cancel(name: str, dry_run: bool, as_json: bool) -> None:
@@ -134,7 +136,7 @@ def cancel(name: str, dry_run: bool, as_json: bool) -> None:
 
 
 @pipeline.command()
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=complete.pipelines)
 @click.option("--from", "stage", default="", metavar="STAGE", help="This stage and all that follow it.")
 @dry_run_option
 @json_option
@@ -155,7 +157,7 @@ def retry(name: str, stage: str, dry_run: bool, as_json: bool) -> None:
 
 
 @pipeline.command()
-@click.argument("name", metavar="ID")
+@click.argument("name", metavar="ID", shell_complete=complete.pipelines)
 @json_option
 def explain(name: str, as_json: bool) -> None:
     """Why each stage waits, runs or failed, and what to do next."""
@@ -173,6 +175,14 @@ def explain(name: str, as_json: bool) -> None:
         show_facts([(f"  {row['stage']}", f"{row['state']}: {row['why']}" if row["why"] else row["state"])])
         if row["next"]:
             show_facts([("    next", row["next"])])
+
+
+def show_pipeline(config: Config, name: str, *, as_json: bool) -> None:
+    """Every stage of one."""
+    from hpcpools.pipeline import advance, record
+
+    found = record.open_record(config.root, name)
+    _show(found, advance.snapshot(found), as_json)
 
 
 def facts(record: PipelineRecord, seen: Snapshot) -> dict[str, Any]:
@@ -201,13 +211,16 @@ def _show(record: PipelineRecord, seen: Snapshot, as_json: bool, dry_run: bool =
     show_table(
         ["  STAGE", "POOL", "STATE", "TRY", "WORK", "WHY"],
         [
-            [f"  {row['stage']}", row["pool"], row["state"], row["try"]] + [_work(row["work"]), row["why"]]
+            [f"  {row['stage']}", row["pool"], row["state"], row["try"]] + [_work(row), row["why"]]
             for row in shown["stages"]
         ],
     )
 
 
-def _work(names: list[str]) -> str:
+def _work(row: dict[str, Any]) -> str:
+    names = row["work"]
+    if row["sweep"]:
+        return f"{row['sweep']} of {len(names)} runs"
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
 
 

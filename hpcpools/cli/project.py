@@ -1,4 +1,4 @@
-"""`hpcpools init`, `tasks`, `completion`."""
+"""`hpcpools init` and `tasks`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def init(modules: tuple[str, ...], force: bool) -> None:
     config.parse_text(text, path)
     atomic.write_bytes(path, text.encode(), mode=0o644)
     click.echo(f"wrote {path}")
-    note("next: name your modules in [project] modules, then `hpcpools tasks`")
+    note("next: " + ("" if modules else "name your modules in [project] modules, then ") + "`hpcpools tasks`")
 
 
 @click.command()
@@ -48,10 +48,12 @@ def tasks(as_json: bool) -> None:
         declared = entry.declaration
         if isinstance(declared, TrainingDeclaration):
             needs = f"gpus={'all' if declared.gpus is None else declared.gpus}"
+            needs += f" nodes={declared.nodes}" if (declared.nodes or 1) > 1 else ""
         else:
             needs = f"timeout={int(declared.timeout or config.short.timeout)}s"
             retries = config.short.retries if declared.retries is None else declared.retries
             needs += f" retries={retries}" if retries else ""
+            needs += f" {declared.needs}" if declared.needs else ""
         pool = "training" if entry.is_training else "short"
         rows.append({"task": entry.name, "pool": pool, "queue": entry.queue, "needs": needs})
         rows[-1]["routed_by"] = entry.routed_by
@@ -59,16 +61,3 @@ def tasks(as_json: bool) -> None:
         show_json(rows)
         return
     show_table(["TASK", "POOL", "QUEUE", "NEEDS", "ROUTED BY"], [list(row.values()) for row in rows])
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print the completion script of SHELL: put it where your shell looks for completions."""
-    from click.shell_completion import get_completion_class
-
-    from hpcpools.cli import group
-
-    kind = get_completion_class(shell)
-    if kind is not None:
-        click.echo(kind(group, {}, "hpcpools", "_HPCPOOLS_COMPLETE").source())

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import dry_run_option, load_config, note, show_json
+from hpcpools.cli import complete
+from hpcpools.cli.output import dry_run_option, load_config, note, say, show_json
 
 if TYPE_CHECKING:
     from hpcpools.runs.directory import RunDirectory
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.option(
     "--on",
     type=click.Choice(["auto", "slurm", "local"]),
@@ -30,7 +31,7 @@ def reproduce(run: str, on: Any, as_json: bool, dry_run: bool) -> None:
     Prints what differs from then: Python, packages, host. The new run starts from the beginning, with no
     checkpoint of the old one.
     """
-    from hpcpools.training import submit
+    from hpcpools.training import inflight, submit
     from hpcpools.training.handle import open_handle
     from hpcpools.training.reproduce import request_again
 
@@ -40,6 +41,8 @@ def reproduce(run: str, on: Any, as_json: bool, dry_run: bool) -> None:
     for line in differences:
         note(f"differs: {line}")
     if not dry_run:
+        if request.engine == "slurm":
+            inflight.check(config)
         new = submit.submit(config, request, note)
         if request.engine == "local":
             from hpcpools.services import autostart
@@ -49,7 +52,7 @@ def reproduce(run: str, on: Any, as_json: bool, dry_run: bool) -> None:
         shown = {"run": None if dry_run else new.token, "reproduces": old.token, "differences": differences}
         show_json(shown)
     elif dry_run:
-        click.echo(f"would submit {request.what} again, from {old.token}")
+        say(f"would submit {request.what} again, from {old.token}")
     else:
         click.echo(new.token)
 

@@ -1,14 +1,13 @@
-"""`hpcpools runs`, `show`, `logs`: looking at trainings (and, for `show`, at short jobs)."""
+"""`hpcpools runs`, `show`: looking at trainings (and, for `show`, at short jobs)."""
 
 from __future__ import annotations
 
-import json
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import (
     ago,
     fresh_option,
@@ -19,6 +18,7 @@ from hpcpools.cli.output import (
     show_json,
     show_table,
 )
+from hpcpools.runs.token import names_pipeline
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
@@ -35,11 +35,11 @@ def look(config: Config, *, fresh: bool = False) -> tuple[float | None, str]:
     return seen.as_of, seen.error
 
 
-def watched(config: Config, *, fresh: bool = False) -> Watch:
+def watched(config: Config, *, fresh: bool = False, slurm: bool = False) -> Watch:
     """The live runs, brought up to date.
 
     All readers share one answer of Slurm until it is old; ``fresh`` asks again, at most once in
-    10 s per user.
+    10 s per user. ``slurm``: the caller knows that Slurm is here.
     """
     from hpcpools.training import engine, watch
 
@@ -47,7 +47,7 @@ def watched(config: Config, *, fresh: bool = False) -> Watch:
         return watch.Watch((), (), None, "")
     runner = engine.runner(config)
     max_age = 0.0 if fresh and watch.may_ask(config) else None
-    return watch.refresh(config, runner if runner.available() else None, max_age=max_age)
+    return watch.refresh(config, runner if slurm or runner.available() else None, max_age=max_age)
 
 
 @click.command()
@@ -112,16 +112,21 @@ def steps(row: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("name", metavar="RUN|JOB")
+@click.argument("name", shell_complete=complete.works)
 @fresh_option
 @json_option
 def show(name: str, fresh: bool, as_json: bool) -> None:
-    """Everything known of one run or short job."""
+    """Everything known of a run (hp-…), sweep (hs-…), pipeline (hq-…) or short job."""
     config = load_config()
     if name.startswith("hs-"):
         from hpcpools.cli.sweeps import show_sweep
 
         show_sweep(config, name, fresh=fresh, as_json=as_json)
+        return
+    if names_pipeline(name):
+        from hpcpools.cli.pipeline import show_pipeline
+
+        show_pipeline(config, name, as_json=as_json)
         return
     if not name.startswith("hp-"):
         from hpcpools.cli.short import show_job
@@ -131,7 +136,7 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
     from hpcpools import atomic
     from hpcpools.cli.reproduce import code_facts, code_line
     from hpcpools.maintenance.metrics import summary
-    from hpcpools.runs import checkpoints, telemetry
+    from hpcpools.runs import checkpoints, telemetry, usage
     from hpcpools.training.handle import open_handle
 
     handle = open_handle(config, name)
@@ -144,7 +149,7 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
             "number": attempt.number,
             "job_id": attempt.job_id,
             "restart": attempt.restart,
-            "node": attempt.node,
+            "node": attempt.where,
             "started": attempt.started,
             "ended": attempt.ended,
             "outcome": attempt.outcome or "running",
@@ -160,7 +165,9 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
     ]
     verdict = atomic.read_json(handle.directory.verdict_file)
     until = view.since if view.state.is_final else time.time()
-    gpu_use = telemetry.usage(view.attempts, view.request.resources.gpus, until)
+    gpu_use = telemetry.usage(
+        usage.closed(handle.directory, view, time.time()), view.request.resources.all_gpus, until
+    )
     evaluations = _evaluations(handle.directory)
     if as_json:
         more = {"attempts": attempts, "checkpoints": kept, "verdict": verdict, "path": handle.directory.path}
@@ -172,6 +179,7 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
         show_json({**row, **more, "arguments": view.request.arguments, "slurm_as_of": as_of})
         return
     resources = view.request.resources
+    nodes = f"{resources.nodes} exclusive nodes, each" if resources.nodes > 1 else "an exclusive node"
     show_facts(
         [
             ("run", row["run"] + (f"  ({row['label']})" if row["label"] else "")),
@@ -188,7 +196,7 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
             ("code", code_line(handle.directory, view.request)),
             ("reproduces", view.request.reproduces),
             ("engine", row["engine"] + (f", partition {row['partition']}" if row["partition"] else "")),
-            ("resources", f"{resources.gpus} GPUs, {resources.minutes} min, exclusive node"),
+            ("resources", f"{nodes} with {resources.gpus} GPUs, {resources.minutes} min"),
             ("job", row["job_id"]),
             ("step", steps(row)),
             ("metrics", _numbers(row["metrics"])),
@@ -201,7 +209,7 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
         show_table(
             ["ATTEMPT", "JOB", "NODE", "STARTED", "ENDED", "OUTCOME", "EXIT", "CAUSE"],
             [
-                [a.number, a.job_id, a.node, ago(a.started), ago(a.ended) if a.ended else "-"]
+                [a.number, a.job_id, a.where, ago(a.started), ago(a.ended) if a.ended else "-"]
                 + [a.outcome or "running", a.exit_code, a.cause.value]
                 for a in view.attempts
             ],
@@ -252,54 +260,3 @@ def _gpu_use(use: Usage) -> str:
 
 def _numbers(values: dict[str, float]) -> str:
     return "  ".join(f"{name}={value:.4g}" for name, value in values.items())
-
-
-@click.command()
-@click.argument("run")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
-@click.option("--attempt", type=click.IntRange(1), help="The attempt's number; the newest if left out.")
-@click.option("--stderr", is_flag=True, help="The error log only.")
-@click.option("--tail", "-n", type=click.IntRange(0), help="Only the last N lines.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per piece of text read.")
-def logs(run: str, follow: bool, attempt: int | None, stderr: bool, tail: int | None, as_json: bool) -> None:
-    """Print the log of a run: each attempt has its own."""
-    from hpcpools.training.handle import open_handle
-    from hpcpools.training.logs import LogReader
-
-    config = load_config()
-    handle = open_handle(config, run)
-    reader = LogReader(handle.directory, attempt, ("log.err",) if stderr else ("log.out", "log.err"))
-    show = partial(_print_json, handle.token) if as_json else _print
-    show(reader.read(), tail)
-    waiting = False
-    while follow:
-        view = handle.view(ask=True)
-        text = reader.read()
-        show(text, None)
-        if view.state.is_final and not text:
-            note(
-                f"{handle.token} {view.state.value}" + (f" ({view.cause.value})" if view.cause.value else "")
-            )
-            return
-        if not view.attempts and not waiting:
-            waiting = True
-            note(f"{view.state.value}: {view.reason or 'not started yet'}")
-        time.sleep(0.3)
-    if not handle.view().attempts:
-        note(f"{handle.token} is {handle.state.value}: no attempt has started")
-
-
-def _print_json(run: str, text: str, tail: int | None) -> None:
-    if text:
-        lines = text.splitlines()
-        click.echo(json.dumps({"run": run, "lines": lines if tail is None else lines[len(lines) - tail :]}))
-
-
-def _print(text: str, tail: int | None) -> None:
-    from hpcpools.textsafe import escape
-
-    if tail is not None:
-        text = "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
-    if text:
-        # Progress bars write bare carriage returns; in a log each is a new line.
-        click.echo(escape(text.replace("\r\n", "\n").replace("\r", "\n")), nl=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,50 +23,65 @@ from hpcpools.cli.output import (
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
+    from hpcpools.runs.request import Engine
+    from hpcpools.runs.view import View
 
 
 @click.command(epilog="Example: hpcpools enqueue tasks:run_evaluation ckpt=runs/a.pt --wait")
 @click.argument("task")
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--queue", "-q", help="Another queue than the task's own.")
-@click.option("--front", is_flag=True, help="Ahead of the jobs that wait already.")
+@click.option("--front", "at_front", is_flag=True, help="Ahead of the jobs that wait already.")
 @click.option("--timeout", metavar="TIME", help="The longest it may run.")
 @click.option("--retries", type=click.IntRange(0, 100), help="How often it is tried again after a failure.")
+@click.option("--retry-interval", metavar="TIME", multiple=True, help="Wait before the next try.")
+@click.option("--result-ttl", metavar="TIME", help="How long its result is kept.")
+@click.option("--failure-ttl", metavar="TIME", help="How long its failure is kept.")
+@click.option("--depends-on", metavar="JOB", multiple=True, help="Run it once JOB has succeeded.")
+@click.option("--allow-failure", is_flag=True, help="With --depends-on: or has failed.")
+@click.option("--in", "delay", metavar="TIME", help="Not before so long from now.")
+@click.option("--at", metavar="TIME", help="Not before 2027-01-31T06:00, local time unless +00:00 is added.")
+@click.option("--job-id", metavar="ID", help="Its id: an equal job is not enqueued twice.")
+@click.option("--unique", metavar="ID", help="Its id: refuse if any job of that id is still known.")
+@click.option("--meta", metavar="NAME=VALUE", multiple=True, help="A fact for people and tools.")
 @click.option("--wait", "wait_", is_flag=True, help="Wait for the end and print the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @dry_run_option
 def enqueue(
     task: str,
     arguments: tuple[str, ...],
-    queue: str | None,
-    front: bool,
-    timeout: str | None,
-    retries: int | None,
+    retry_interval: tuple[str, ...],
+    job_id: str | None,
+    unique: str | None,
+    meta: tuple[str, ...],
     wait_: bool,
     as_json: bool,
     dry_run: bool,
+    **said: Any,
 ) -> None:
     """Give TASK (package.module:function) to the workers; prints the job's id."""
     from hpcpools import api, catalog, textsafe
+    from hpcpools.errors import UsageError
     from hpcpools.services import autostart
+    from hpcpools.short.options import JobOptions
 
+    if job_id and unique:
+        raise UsageError("--job-id and --unique do not go together", hint="give one of them")
     config = load_config()
     named = textsafe.json_arguments(textsafe.key_values(arguments))
     entry = catalog.load(config).short(textsafe.callable_name(task))
     catalog.check_arguments(entry, named)
+    said |= {"retry_intervals": retry_interval or None, "meta": textsafe.key_values(meta) or None}
+    said |= {"job_id": unique or job_id, "unique": unique is not None}
+    JobOptions(**said).check(config)
+    queue = catalog.destination(config, entry, said["queue"])
     if dry_run:
-        click.echo(f"would enqueue {entry.name} {named} on {queue or entry.queue}")
+        click.echo(f"would enqueue {entry.name} {named} on {queue}")
         return
     autostart.for_short(config, note)
-    job = api.enqueue(
-        entry.name,
-        named,
-        config=config,
-        queue=queue,
-        at_front=front,
-        timeout=timeout,
-        retries=retries,
-    )
+    job = api.enqueue(entry.name, named, config=config, **said)
+    if job.state == "scheduled" and not _scheduler_is_live(config):
+        note("no scheduler runs that would start it: `hpcpools up scheduler`")
     if wait_:
         note(job.id)
         value = job.result()
@@ -74,6 +90,14 @@ def enqueue(
         show_json({"job": job.id, "state": job.state})
     else:
         click.echo(job.id)
+
+
+def _scheduler_is_live(config: Config) -> bool:
+    from hpcpools.redisdb.connect import connect
+    from hpcpools.short import lease
+
+    with connect(config) as connection:
+        return lease.holder(connection) is not None
 
 
 @click.command()
@@ -86,7 +110,7 @@ def queues(as_json: bool) -> None:
         show_json(rows)
         return
     show_table(
-        ["QUEUE", "SERVED BY", "WAITING", "OLDEST", "RUNNING", "FAILED", "SCHEDULED"],
+        ["QUEUE", "SERVED BY", "WAITING", "OLDEST", "RUNNING", "FAILED", "SCHEDULED", "DEFERRED"],
         [
             [
                 row["queue"],
@@ -96,25 +120,33 @@ def queues(as_json: bool) -> None:
                 row["running"],
                 row["failed"],
                 row["scheduled"],
+                row["deferred"],
             ]
             for row in rows
         ],
     )
 
 
-def queue_rows(config: Config) -> list[dict[str, object]]:
-    """The training queue from the run directories, the short queues from Redis."""
+def queue_rows(
+    config: Config, where: Engine | None = None, live: Sequence[View] | None = None
+) -> list[dict[str, object]]:
+    """The training queue from the run directories, the short queues from Redis.
+
+    ``where`` and ``live``: the engine and the live runs, if the caller knows them.
+    """
     from hpcpools.runs import directory
     from hpcpools.runs.directory import RunDirectory
     from hpcpools.runs.states import RunState
     from hpcpools.runs.view import read_view
+    from hpcpools.schema import LANE_QUEUE
     from hpcpools.short import views
     from hpcpools.training import engine
 
     root = config.root
-    live = [read_view(RunDirectory(root, token)) for token in directory.live_tokens(root)]
+    if live is None:
+        live = [read_view(RunDirectory(root, token)) for token in directory.live_tokens(root)]
     waiting = [view.request.created for view in live if view.state is not RunState.RUNNING]
-    where = engine.choose(config)
+    where = where or engine.choose(config)
     rows: list[dict[str, object]] = [
         {
             "queue": "training",
@@ -124,12 +156,20 @@ def queue_rows(config: Config) -> list[dict[str, object]]:
             "running": len(live) - len(waiting),
             "failed": None,
             "scheduled": None,
+            "deferred": None,
         }
     ]
     for queue in views.queues(config):
         facts = asdict(queue)
-        rows.append({"queue": facts.pop("name"), "served_by": f"{config.short.workers} workers", **facts})
+        name = str(facts.pop("name"))
+        served_by = "the Slurm lane" if name == LANE_QUEUE else f"{_workers(config)} workers"
+        rows.append({"queue": name, "served_by": served_by, **facts})
     return rows
+
+
+def _workers(config: Config) -> str:
+    least, most = config.short.workers, config.short.max_workers
+    return f"{least} to {most}" if most > least else str(least)
 
 
 @click.command()
@@ -186,6 +226,7 @@ def show_job(config: Config, job_id: str, as_json: bool) -> None:
             ("retries left", detail.retries_left or None),
             ("worker deaths", detail.deaths or None),
             ("worker", job.worker),
+            ("meta", repr(detail.meta) if detail.meta else None),
             ("result", None if detail.result is None else repr(detail.result)),
         ]
     )

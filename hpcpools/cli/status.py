@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import ago, fresh_option, json_option, load_config, note, show_json, show_table
+from hpcpools.cli.output import ago, fresh_option, json_option, load_config, note, say, show_json, show_table
 from hpcpools.cli.runs import steps, watched
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
+    from hpcpools.runs.request import Engine
+    from hpcpools.training.watch import Watch
 
 
 @click.command()
@@ -42,11 +44,13 @@ def status(every: float | None, fresh: bool, as_json: bool) -> None:
 
 def _once(config: Config, fresh: bool, as_json: bool) -> None:
     problems: list[str] = []
+    look = _try(problems, partial(_look, fresh=fresh), config)
     facts = {
         "at": time.time(),
         "config": config.file,
-        "training": _try(problems, partial(_training, fresh=fresh), config),
-        "queues": _try(problems, _queues, config),
+        "training": _try(problems, partial(_training, *look), config) if look else None,
+        "queues": _try(problems, partial(_queues, *look), config) if look else None,
+        "lane": _try(problems, _lane, config) if config.has_lane else None,
         "workers": _try(problems, _workers, config),
         "schedule": _try(problems, _schedule, config),
         "services": _try(problems, _services, config),
@@ -72,19 +76,25 @@ def _try(problems: list[str], read: Callable[[Config], Any], config: Config) -> 
         return None
 
 
-def _training(config: Config, *, fresh: bool = False) -> dict[str, Any]:
+def _look(config: Config, *, fresh: bool) -> tuple[Engine, Watch]:
+    """Who trains here, and the live runs: asked and read once for the whole screen."""
+    from hpcpools.training import engine
+
+    where = engine.choose(config)
+    return where, watched(config, fresh=fresh, slurm=where == "slurm")
+
+
+def _training(where: Engine, seen: Watch, config: Config) -> dict[str, Any]:
     from hpcpools import gpu
     from hpcpools.maintenance.metrics import summary
     from hpcpools.runs import directory
     from hpcpools.runs.directory import RunDirectory
     from hpcpools.runs.view import read_view
-    from hpcpools.training import engine
 
-    where = engine.choose(config)
-    seen = watched(config, fresh=fresh)
+    known = {view.token: view for view in (*seen.views, *seen.ended)}
     live = [summary(config, view) for view in seen.views]
     recent = Counter(
-        read_view(RunDirectory(config.root, token)).state.value
+        (known.get(token) or read_view(RunDirectory(config.root, token))).state.value
         for token in directory.tokens(config.root)[:200]
     )
     return {
@@ -97,10 +107,16 @@ def _training(config: Config, *, fresh: bool = False) -> dict[str, Any]:
     }
 
 
-def _queues(config: Config) -> list[dict[str, object]]:
+def _queues(where: Engine, seen: Watch, config: Config) -> list[dict[str, object]]:
     from hpcpools.cli.short import queue_rows
 
-    return queue_rows(config)
+    return queue_rows(config, where, seen.views)
+
+
+def _lane(config: Config) -> list[dict[str, Any]]:
+    from hpcpools.lane import views
+
+    return [asdict(batch) for batch in views.open_batches(config)]
 
 
 def _workers(config: Config) -> list[dict[str, Any]]:
@@ -110,10 +126,11 @@ def _workers(config: Config) -> list[dict[str, Any]]:
 
 
 def _schedule(config: Config) -> list[dict[str, Any]]:
-    from hpcpools.redisdb.connect import connect
+    from hpcpools.redisdb.resp import reader
     from hpcpools.short.timetable import schedule_view
 
-    return [asdict(entry) for entry in schedule_view(config, connect(config))]
+    with reader(config) as connection:
+        return [asdict(entry) for entry in schedule_view(config, connection)]
 
 
 def _services(config: Config) -> list[dict[str, Any]]:
@@ -131,7 +148,7 @@ def _show(facts: dict[str, Any]) -> None:
             head = f"the local slot, one at a time ({training['gpus_here']} GPUs here); no Slurm found"
         click.echo(f"TRAINING  {head}")
         if training["slurm_error"]:
-            click.echo(f"  Slurm does not answer: {training['slurm_error']}")
+            say(f"  Slurm does not answer: {training['slurm_error']}")
         counts = training["newest_200_by_state"]
         click.echo("  " + (", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no runs yet"))
         show_table(
@@ -149,6 +166,16 @@ def _show(facts: dict[str, Any]) -> None:
             [
                 [f"  {row['queue']}", row["served_by"], row["waiting"], row["running"], row["failed"]]
                 for row in facts["queues"]
+            ],
+        )
+    if facts["lane"]:
+        click.echo("\nLANE  short tasks in Slurm")
+        show_table(
+            ["  BATCH", "SLURM JOB", "STATE", "NODE", "TASKS", "RUNNING", "ENDED", "REASON"],
+            [
+                [f"  {row['batch']}", row["job_id"], row["state"] or "SUBMITTED", row["nodes"], row["tasks"]]
+                + [row["running"], row["ended"], row["reason"]]
+                for row in facts["lane"]
             ],
         )
     if facts["workers"] is not None:
@@ -172,7 +199,7 @@ def _show(facts: dict[str, Any]) -> None:
                     f"  {row['name']}",
                     row["timing"],
                     ago(row["last_fired"]),
-                    _due(row["next_due"]),
+                    _due(row["next_due"]) if row["state"] == "on" else row["state"],
                     row["missed"],
                 ]
                 for row in facts["schedule"]

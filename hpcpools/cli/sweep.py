@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import dry_run_option, json_option, load_config, note, show_json
-from hpcpools.cli.train import train
+from hpcpools.cli.train import COMMAND, TrainCommand, train
 from hpcpools.training.plan import Options
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # points that a dry run lists
 
 
-class SweepCommand(click.Command):
+class SweepCommand(TrainCommand):
     """Takes those of train's options too, as declared there, that say how each element is run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -33,11 +34,16 @@ class SweepCommand(click.Command):
     epilog="""\b
 Examples:
   hpcpools sweep tasks:train_model lr=1e-4,1e-3,1e-2 seed=0..4 --max-parallel 4
-  hpcpools sweep --file sweep.toml epochs=3 --dry-run""",
+  hpcpools sweep --file sweep.toml epochs=3 --dry-run
+  hpcpools sweep lr=1e-4,1e-3 seed=0..4 -- python train.py --lr {lr} --seed {seed}""",
 )
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete.command)
 @click.argument(
-    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME=VALUE[,VALUE]...|FIRST..LAST]..."
+    "arguments",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[NAME=VALUE[,VALUE]...|FIRST..LAST]... [-- COMMAND...]",
+    shell_complete=complete.command,
 )
 @click.option(
     "--max-parallel", type=click.IntRange(1), default=None, help="At most so many elements run at once."
@@ -50,7 +56,10 @@ Examples:
 )
 @json_option
 @dry_run_option
+@click.pass_context
 def sweep(
+    ctx: click.Context,
+    /,
     target: str | None,
     arguments: tuple[str, ...],
     max_parallel: int | None,
@@ -62,22 +71,24 @@ def sweep(
     snapshot: bool | None,
     **given: Any,
 ) -> None:
-    """Submit TARGET once per point of a grid: one job array, each element a full run.
+    """Submit TARGET, or a COMMAND after --, once per point of a grid: one job array, each element a full run.
 
-    NAME=a,b,c and NAME=0..4 span the grid; a single value is the same for all. Prints the sweep's id.
+    NAME=a,b,c and NAME=0..4 span the grid; a single value is the same for all. In a command {NAME} stands
+    for the value; no shell reads it. Prints the sweep's id.
     """
     from hpcpools import catalog, durations
     from hpcpools.training import engine, grid
     from hpcpools.training import sweep as sweeping
 
-    if target is not None and "=" in target:  # the file names the target
+    if target is not None and "=" in target:  # the file names the target, or there is a command
         arguments, target = (target, *arguments), None
     config = load_config()
     where = engine.choose(config, on)
     minutes = None if time is None else durations.minutes(time)
     options = Options(minutes=minutes, **{**given, "launcher": given["launcher"] or ""})
     text = _text(file) if file else ""
-    definition = grid.define(arguments, target or "", text, max_parallel or 0)
+    command = ctx.meta.get(COMMAND, ())
+    definition = grid.define(arguments, target or "", text, max_parallel or 0, command)
     planned = sweeping.plan_sweep(
         config, catalog.load(config), definition, options, where, snapshot=snapshot, note=note
     )
@@ -116,11 +127,13 @@ def _show_plan(config: Config, planned: Any, as_json: bool) -> None:
     script = "" if local else sweeping.script(config, planned, *layout[0])
     if as_json:
         sizes = [{"elements": size, "at_once": parallel} for size, parallel in layout]
-        show_json({"runs": len(points), "arrays": sizes, "points": points, "script": script})
+        facts = {"runs": len(points), "arrays": sizes, "points": points, "script": script}
+        show_json({**facts, "commands": [request.command for request in planned.requests]})
         return
     click.echo(script or "# the local slot would run these, one at a time\n", nl=False)
-    for number, point in enumerate(points[:SHOWN]):
-        note(f"{number:>4}  " + " ".join(f"{name}={value!r}" for name, value in point.items()))
+    for number, request in enumerate(planned.requests[:SHOWN]):
+        values = " ".join(f"{name}={value!r}" for name, value in request.arguments.items())
+        note(f"{number:>4}  " + (request.what if request.command else values))
     if len(points) > SHOWN:
         note(f"      and {len(points) - SHOWN} more")
     for size, parallel in layout:

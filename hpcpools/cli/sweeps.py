@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import (
     ago,
     dry_run_option,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False, metavar="[SWEEP]")
+@click.argument("name", required=False, metavar="[SWEEP]", shell_complete=complete.sweeps)
 @click.option("--sort", "by", default="", metavar="NAME", help="By a metric, a result value or an argument.")
 @click.option("--desc", "descending", is_flag=True, help="The largest first.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with all columns.")
@@ -124,7 +125,7 @@ def _list(config: Config, limit: int, as_json: bool) -> None:
                 "sweep": one,
                 "created": content.created,
                 "label": content.label,
-                "target": content.definition.target,
+                "what": content.definition.what,
                 "runs": len(content.tokens),
                 "states": dict(states),
             }
@@ -135,7 +136,7 @@ def _list(config: Config, limit: int, as_json: bool) -> None:
     show_table(
         ["SWEEP", "CREATED", "WHAT", "RUNS", "STATES"],
         [
-            [row["sweep"], ago(row["created"]), row["label"] or row["target"], row["runs"]]
+            [row["sweep"], ago(row["created"]), row["label"] or row["what"], row["runs"]]
             + [_counts(row["states"])]
             for row in rows
         ],
@@ -204,6 +205,44 @@ def _retry(config: Config, place: SweepDirectory, dry_run: bool, as_json: bool) 
             what = f"{view.token}  {view.state.value}  {view.cause.value}"
             click.echo(f"would retry {what}" if dry_run else what)
     note(f"submitted again: {len(done)}" if not dry_run else f"would be submitted again: {len(done)}")
+
+
+def show_results(config: Config, name: str, timeout: float | None, *, as_json: bool) -> None:
+    """What a sweep's runs returned, waiting for it up to ``timeout`` seconds (None: as long as it takes).
+
+    Raises RunFailedError if one did not succeed, else WaitTimeoutError if one has not ended; shown first.
+    """
+    from hpcpools.errors import RunFailedError, WaitTimeoutError
+    from hpcpools.runs.sweeps import open_sweep
+    from hpcpools.training.sweephandle import SweepHandle
+
+    handle = SweepHandle(config, open_sweep(config.root, name))
+    late: WaitTimeoutError | None = None
+    try:
+        handle.wait(timeout)
+    except WaitTimeoutError as error:
+        late = error
+    rows = handle.rows()
+    if as_json:
+        show_json(
+            [
+                {
+                    "run": row.run,
+                    "state": row.state,
+                    "arguments": row.arguments,
+                    "result": handle.value(row.run) if row.state == "COMPLETED" else None,
+                }
+                for row in rows
+            ]
+        )
+    else:
+        _table(rows)
+    if late is not None:
+        raise late
+    if bad := [row.run for row in rows if row.state != "COMPLETED"]:
+        raise RunFailedError(
+            f"{len(bad)} of {len(rows)} did not succeed", hint=f"`hpcpools sweeps {handle.id} --retry`"
+        )
 
 
 def cancel_sweeps(config: Config, names: Sequence[str], *, dry_run: bool) -> list[tuple[str, str]]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import dry_run_option, load_config, note, show_json
+from hpcpools.cli import complete
+from hpcpools.cli.output import dry_run_option, load_config, note, say, show_json
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
@@ -31,11 +32,19 @@ class TrainCommand(click.Command):
     epilog="""\b
 Examples:
   hpcpools train tasks:train_model lr=1e-3 --gpus 8
+  hpcpools train tasks:train_model --nodes 4
   hpcpools train --gpus 4 --time 12:00:00 -- python train.py --lr 1e-3""",
 )
-@click.argument("target", required=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME=VALUE]... [-- COMMAND...]")
-@click.option("--gpus", type=click.IntRange(0, 1024), help="GPUs of the node; all of them if left out.")
+@click.argument("target", required=False, shell_complete=complete.command)
+@click.argument(
+    "arguments",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[NAME=VALUE]... [-- COMMAND...]",
+    shell_complete=complete.command,
+)
+@click.option("--gpus", type=click.IntRange(0, 1024), help="GPUs of each node; all of them if left out.")
+@click.option("--nodes", "-N", type=click.IntRange(1, 10_000), help="Nodes; see docs/training.md.")
 @click.option("--time", metavar="TIME", help="Wall time: 12h, 90m, HH:MM:SS or D-HH:MM:SS.")
 @click.option("--partition", "-p", default="", help="Slurm partition.")
 @click.option("--account", "-A", default="", help="Slurm account.")
@@ -59,6 +68,7 @@ Examples:
 )
 @click.option("--on-oom", default="", metavar="RULE", help="halve:ARGUMENT:MINIMUM after out of memory.")
 @click.option("--label", default="", help="A name for people.")
+@click.option("--template", "template", metavar="FILE", help="A site's sbatch script; see docs/templates.md.")
 @click.option(
     "--on",
     type=click.Choice(["auto", "slurm", "local"]),
@@ -90,15 +100,16 @@ def train(
     as_json: bool,
     dry_run: bool,
     time: str | None,
+    template: str | None,
     **given: Any,
 ) -> None:
     """Submit a training: TARGET is package.module:function; or a COMMAND after --.
 
-    One exclusive node, one attempt at a time. Prints the run's token at once; the training is then in
+    Exclusive nodes, one attempt at a time. Prints the run's token at once; the training is then in
     Slurm's hands (or waits for the local slot).
     """
     from hpcpools import durations
-    from hpcpools.training import engine, submit
+    from hpcpools.training import engine, inflight, saving, submit
     from hpcpools.training import snapshot as code_snapshot
     from hpcpools.training.plan import Options
 
@@ -106,6 +117,8 @@ def train(
     where = engine.choose(config, on)
     minutes = None if time is None else durations.minutes(time)
     options = Options(minutes=minutes, **{**given, "launcher": given["launcher"] or ""})
+    if template:
+        options = _under(config, template, options)
     request = _plan(config, target, arguments, ctx.meta.get(COMMAND), options, where)
     code = code_snapshot.survey(config, request, snapshot, note)
     request = code_snapshot.use(request, code)
@@ -115,11 +128,13 @@ def train(
     if check:
         from hpcpools.training.check import check as run_checks
 
-        for line in run_checks(config, request):
-            click.echo(f"ok  {line}")
+        for found in run_checks(config, request):
+            say(f"{'!!' if found.short else 'ok'}  {found.text}")
         return
     if where == "local" and (given["gpus"] or 0) > request.resources.gpus:
         note(f"this machine has {request.resources.gpus} GPUs; {given['gpus']} were asked for")
+    if where == "slurm":
+        inflight.check(config)
     code_snapshot.store(config, code)
     run = submit.submit(config, request, note)
     if where == "local":
@@ -134,10 +149,28 @@ def train(
     else:
         click.echo(run.token)
         note(f"follow it: hpcpools logs {run.token} -f")
+    for text in saving.warnings(config, request):
+        note(f"warning: {text}")
     if wait_:
         from hpcpools.cli.act import wait_for
 
         wait_for(config, [run.token], None)
+
+
+def _under(config: Config, template: str, options: Any) -> Any:
+    """``options``, and where they are silent what a site's script says."""
+    from pathlib import Path
+
+    from hpcpools import templates
+    from hpcpools.templates import foreign
+
+    path = Path(template).expanduser()
+    if not path.is_file() and template in templates.names(config):
+        path = templates.find(config, template).path
+    found = foreign.read(path.name, templates.read(path), options.nodes)
+    for text in found.notes:
+        note(text)
+    return found.under(options)
 
 
 def _plan(

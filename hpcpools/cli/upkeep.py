@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from hpcpools.cli import complete
 from hpcpools.cli.output import dry_run_option, json_option, load_config, note, on_terminal, show_json
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete.runs)
 @dry_run_option
 @json_option
 def cleanup(runs: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def cleanup(runs: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.argument("step", type=click.IntRange(0))
 @click.option("--off", is_flag=True, help="No longer keep it.")
 def pin(run: str, step: int, off: bool) -> None:
