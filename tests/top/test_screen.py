@@ -92,7 +92,7 @@ def test_every_pane_has_its_facts(config: Config, runs: dict[str, str]) -> None:
         for word in (
             "llama-finetune",
             "1000/1000",
-            "Priority",
+            "Prior",
             "evaluation",
             "85 %",
             "avoided",
