@@ -38,11 +38,11 @@ bind() {
   mount --bind "$1" "$new$2"
   [ "$3" = rw ] || mount -o remount,bind,ro "$new$2"
 }
+mount -t tmpfs tmp "$new/tmp"
+chmod 1777 "$new/tmp"
 while [ "$1" != -- ]; do bind "$1" "$2" "$3"; shift 3; done
 shift
 mount -t proc proc "$new/proc"
-mount -t tmpfs tmp "$new/tmp"
-chmod 1777 "$new/tmp"
 mount -o remount,ro "$new"
 exec chroot "$new" "$@"
 """

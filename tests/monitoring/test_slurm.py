@@ -15,8 +15,7 @@ from tests.project import Project
 def test_trainings_and_calls(site: Project) -> None:
     """Counted as Slurm ran them, and the calls of all processes; killed, the service is back."""
     runtime = Path(site.env["XDG_STATE_HOME"]) / "rt"
-    with (site.folder / "hpcpools.toml").open("a") as file:
-        file.write(f'[services]\nruntime_dir = "{runtime}"\n[exporter]\nenabled = true\n')
+    site.env.update(HPCPOOLS_SERVICES__RUNTIME_DIR=str(runtime), HPCPOOLS_EXPORTER__ENABLED="true")
     site.cli("up")
     done, broken = site.train("usertasks:learn", "steps=1"), site.train("usertasks:fail")
     running = site.train("usertasks:hold", f"until={site.folder / 'go'}")

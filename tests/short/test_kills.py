@@ -172,7 +172,7 @@ def test_warm_stop_finishes_the_job(lab: Lab) -> None:
     """SIGTERM lets a running task end, and takes no new job."""
     gate = lab.folder / "gate"
     job = lab.enqueue("wait_for_file", path=str(gate))
-    supervisor = lab.start_pool()
+    supervisor = lab.start_pool(workers=1)
     wait_for(lab.lines, "it runs")
     supervisor.terminate()
     wait_for(lambda: "pool-stop" in lab.events(), "it stops")
