@@ -76,7 +76,21 @@ class Cluster:
             return
         # A job that ended in between makes scancel complain: what counts is that none is left.
         self.run("scancel", *sorted(doomed, key=int), check=False)
-        self.wait(lambda: not (self.jobs().keys() & doomed), 40, f"jobs {sorted(doomed)} are gone")
+
+        def gone() -> bool:
+            return not self.jobs().keys() & doomed
+
+        with contextlib.suppress(AssertionError):
+            self.wait(gone, 30)
+        if (
+            not gone()
+        ):  # a slurmd that was killed while it ended a job may never say so; of a node that is down
+            # nobody expects it
+            for node in self.nodes:
+                if "COMPLETING" in self.run("scontrol", "-o", "show", "node", node).stdout:
+                    self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=stuck")
+                    self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        self.wait(gone, 40, f"jobs {sorted(doomed)} are gone")
 
     def wait(self, predicate: Callable[[], T], timeout: float = 30, what: str = "condition") -> T:
         """Poll until `predicate` returns something true, and return that.

@@ -58,7 +58,7 @@ def test_a_full_partition(site: Project, cluster: Cluster, tmp_path: Path) -> No
     first = site.train("usertasks:hold", f"until={go}")
     second = site.train("usertasks:hold", f"until={go}", "--time", "4m")
     site.until(lambda: set(cluster.jobs().values()) == {"RUNNING", "PENDING"}, "two wait")
-    answer = explained(site, first, code("Resources"))
+    answer = explained(site, first, lambda answer: answer["code"] == "Resources" and answer["starts"])
     assert "Not enough free nodes" in answer["cause"]
     assert any("3 nodes allocated: n[1-3]" in text for text in answer["evidence"])
     assert any("your own running trainings: 3, with 12 GPUs" in text for text in answer["evidence"])

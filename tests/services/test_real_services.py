@@ -30,10 +30,12 @@ def test_all_services_come_up_survive_and_go(config: Config) -> None:
     """Each is killed with -9 and comes back as another process; `down` leaves none."""
     states = {state.name: state for state in control.up(config, engine="local")}
     assert {name: state.state for name, state in states.items()} == dict.fromkeys(states, "running")
-    for name, state in states.items():
+    for name in states:
+        wait_until(lambda name=name: _states(config)[name].state == "running")  # type: ignore[misc]
+        state = _states(config)[name]
         assert state.pid is not None
         os.kill(state.pid, signal.SIGKILL)
-        wait_until(lambda name=name: _states(config)[name].restarts == 1)  # type: ignore[misc]
+        wait_until(lambda name=name, state=state: _states(config)[name].restarts > state.restarts)  # type: ignore[misc]
     wait_until(lambda: all(state.state == "running" for state in _states(config).values()))
     after = _states(config)
     assert not {state.pid for state in after.values()} & {state.pid for state in states.values()}
