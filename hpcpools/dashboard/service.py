@@ -6,10 +6,6 @@ Owns where it listens. Refuses any address but this host's loopback, and a secon
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import ipaddress
-import os
-import secrets
 import signal
 import socket
 import threading
@@ -18,21 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcpools import atomic, eventlog
+from hpcpools import eventlog
 from hpcpools.account import user
 from hpcpools.config import Config
-from hpcpools.errors import ConfigError, HpcpoolsError, RefusedError, UsageError
+from hpcpools.errors import HpcpoolsError
 from hpcpools.eventlog import event, log
 from hpcpools.redisdb import runtime
 from hpcpools.services import channel
+from hpcpools.services import listening as net
 
 if TYPE_CHECKING:
     from flask import Flask
 
 SOCKET_NAME = "dashboard.sock"
 TOKEN_NAME = "dashboard.token"  # noqa: S105  (a file's name)
-TOKEN_BYTES = 32
-SHORTEST_TOKEN = 32  # characters; 128 bits as hexadecimal digits
 THREADS = 6
 PORT = 8080  # the laptop's end of the tunnel, in what we print
 MAX_BODY = 64 * 1024  # bytes of a form
@@ -63,14 +58,14 @@ def listening(config: Config, listen: str = "") -> Iterator[Place]:
 
     Raises UsageError, RefusedError, PermissionsError, HpcpoolsError.
     """
-    address = loopback(listen) if listen else None
+    address = net.loopback(listen, "dashboard") if listen else None
     folder = runtime.secure_directory(config.runtime_dir)
     host = socket.gethostname()
     with contextlib.ExitStack() as ends:
-        ends.enter_context(_only_one(folder / "dashboard.lock"))
+        ends.enter_context(net.only_one(folder / "dashboard.lock", "dashboard", "use or end that one"))
         token(config)
         if address:
-            listener = _port(*address)
+            listener = net.on_port(*address, backlog=64)
             port = listener.getsockname()[1]
             name = f"[{address[0]}]" if ":" in address[0] else address[0]
             url, target = f"http://{name}:{port}/", f"{name}:{port}"
@@ -124,57 +119,4 @@ def application(config: Config, *, allow_changes: bool = False) -> Flask:
 
 def token(config: Config) -> str:
     """What a browser must show once, made if missing. Raises PermissionsError, ConfigError."""
-    file = runtime.secure_directory(config.runtime_dir) / TOKEN_NAME
-    if not file.exists():
-        atomic.create_bytes(file, secrets.token_urlsafe(TOKEN_BYTES).encode() + b"\n")
-    text = runtime.private_text(file)
-    if len(text) < SHORTEST_TOKEN:
-        raise ConfigError(
-            f"the token in {file} is shorter than {SHORTEST_TOKEN} characters",
-            hint="remove the file, and a good one is made",
-        )
-    return text
-
-
-def loopback(text: str) -> tuple[str, int]:
-    """``127.0.0.1:8080`` as address and port (0: any free one). Raises UsageError."""
-    host, _, port = text.rpartition(":")
-    try:
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        if address.is_loopback and port.isascii() and port.isdecimal() and int(port) < 65536:
-            return str(address), int(port)
-    except ValueError:
-        pass
-    raise UsageError(
-        f"cannot listen on {text!r}: the dashboard serves this host alone",
-        hint="write 127.0.0.1:PORT; from elsewhere, reach it through `ssh -L`",
-    )
-
-
-def _port(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        raise HpcpoolsError(
-            f"cannot listen on port {port}: {error.strerror}", hint="choose another, or leave --listen out"
-        ) from None
-    return listener
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedError(
-                f"another dashboard runs here (it holds {path})", hint="use or end that one"
-            ) from None
-        yield
-    finally:
-        os.close(fd)
+    return net.token(runtime.secure_directory(config.runtime_dir) / TOKEN_NAME)

@@ -19,6 +19,7 @@ from hpcpools import atomic, deploy, monitoring
 from hpcpools.config import Config
 from hpcpools.errors import UsageError
 from hpcpools.monitoring import web
+from hpcpools.services import listening
 from hpcpools.textsafe import one_line
 
 # Where a template goes.
@@ -113,7 +114,7 @@ def write(config: Config, folder: Path, user: tuple[int, int]) -> list[Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(folder / name, text.encode(), mode=0o644)
     atomic.create_bytes(folder / PASSWORD, secrets.token_urlsafe(24).encode() + b"\n")
-    atomic.create_bytes(folder / TOKEN, secrets.token_urlsafe(web.TOKEN_BYTES).encode() + b"\n")
+    atomic.create_bytes(folder / TOKEN, secrets.token_urlsafe(listening.TOKEN_BYTES).encode() + b"\n")
     if os.getuid() != user[0]:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, *user, follow_symlinks=False)

@@ -7,12 +7,8 @@ and more than a few clients at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hmac
-import ipaddress
-import os
 import re
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,51 +17,19 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
-from hpcpools import atomic
-from hpcpools.errors import ConfigError, HpcpoolsError, RefusedError, UsageError
 from hpcpools.eventlog import event, log
 from hpcpools.redisdb import runtime
-from hpcpools.services import channel
+from hpcpools.services import channel, listening
 
 SOCKET_NAME = "exporter.sock"
 LOCK_NAME = "exporter.lock"
 TOKEN_NAME = "exporter.token"  # noqa: S105  (a file's name)
-SHORTEST_TOKEN = 32  # characters; 128 bits as hexadecimal digits
-TOKEN_BYTES = 32
 PATH = "/metrics"
 CLIENTS = 8  # at once
 PATIENCE = 5.0  # seconds for a client to say or take the next piece
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 Page = Callable[[str], tuple[bytes, str]]  # the header Accept → body, content type
-
-
-def loopback(text: str) -> tuple[str, int]:
-    """``127.0.0.1:9123`` or ``[::1]:9123`` as address and port (0: any free one). Raises UsageError."""
-    host, _, port = text.rpartition(":")
-    try:
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        if address.is_loopback and port.isascii() and port.isdecimal() and int(port) < 65536:
-            return str(address), int(port)
-    except ValueError:
-        pass
-    raise UsageError(
-        f"cannot listen on {text!r}: the exporter serves this host alone",
-        hint="write 127.0.0.1:PORT; from elsewhere, reach it through `ssh -L`",
-    )
-
-
-def token(file: Path) -> bytes:
-    """The token in ``file``, made there if missing. Raises PermissionsError, ConfigError."""
-    if not file.exists():
-        atomic.create_bytes(file, secrets.token_urlsafe(TOKEN_BYTES).encode() + b"\n")
-    text = runtime.private_text(file)
-    if len(text) < SHORTEST_TOKEN or not text.isascii():
-        raise ConfigError(
-            f"the token in {file} is shorter than {SHORTEST_TOKEN} characters",
-            hint="remove the file, and a good one is made",
-        )
-    return text.encode()
 
 
 class Server(ThreadingMixIn, TCPServer):
@@ -176,13 +140,13 @@ def serving(folder: Path, page: Page, listen: str = "") -> Iterator[str]:
     runtime.secure_directory(folder)
     with contextlib.ExitStack() as ends:
         if listen:
-            secret: bytes | None = token(folder / TOKEN_NAME)
-            listener = _port(*loopback(listen))
+            secret: bytes | None = listening.token(folder / TOKEN_NAME).encode()
+            listener = listening.on_port(*listening.loopback(listen, "exporter"), backlog=CLIENTS)
             host, port = listener.getsockname()[:2]
             where = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
         else:
             secret, path = None, runtime.socket_path(folder, SOCKET_NAME)
-            ends.enter_context(_only_one(folder / LOCK_NAME))
+            ends.enter_context(listening.only_one(folder / LOCK_NAME, "exporter", "`hpcpools ps` shows it"))
             listener = channel.listen(path)
             ends.callback(path.unlink, missing_ok=True)
             where = str(path)
@@ -192,32 +156,3 @@ def serving(folder: Path, page: Page, listen: str = "") -> Iterator[str]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
         ends.callback(server.shutdown)
         yield where
-
-
-def _port(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(CLIENTS)
-    except OSError as error:
-        listener.close()
-        raise HpcpoolsError(
-            f"cannot listen on port {port}: {error.strerror}", hint="choose another, or leave --listen out"
-        ) from None
-    return listener
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedError(
-                f"another exporter runs here (it holds {path})", hint="`hpcpools ps` shows it"
-            ) from None
-        yield
-    finally:
-        os.close(fd)

@@ -27,6 +27,7 @@ from hpcpools.errors import UsageError
 from hpcpools.redisdb.connect import connect
 from hpcpools.runs.attempts import read_attempts
 from hpcpools.runs.directory import RunDirectory
+from hpcpools.services import listening as net
 from tests.dashboard.conftest import Site, laptop_project, serving
 from tests.dashboard.test_pages import pages
 
@@ -346,4 +347,4 @@ def refused_to_others(path: Path) -> bool:
 def test_only_the_loopback(listen: str) -> None:
     """No address that another host, or a name, could reach."""
     with pytest.raises(UsageError, match="this host alone"):
-        service.loopback(listen)
+        net.loopback(listen, "dashboard")

@@ -16,6 +16,7 @@ import pytest
 
 from hpcpools.errors import ConfigError, PermissionsError, RefusedError, UsageError
 from hpcpools.monitoring import web
+from hpcpools.services import listening
 from tests.monitoring.conftest import Pool
 from tests.short.lab import wait_for
 
@@ -111,7 +112,7 @@ def test_nothing_but_the_loopback(folder: Path) -> None:
             web.serving(folder, the_page, address),
         ):
             pass
-    assert web.loopback("[::1]:9123") == ("::1", 9123)
+    assert listening.loopback("[::1]:9123", "exporter") == ("::1", 9123)
 
 
 def test_a_bad_token_file_is_refused(folder: Path) -> None:
@@ -121,15 +122,15 @@ def test_a_bad_token_file_is_refused(folder: Path) -> None:
     file.write_text("short")
     file.chmod(0o600)
     with pytest.raises(ConfigError, match="shorter"):
-        web.token(file)
+        listening.token(file)
     file.write_text("x" * 64)
     file.chmod(0o640)
     with pytest.raises(PermissionsError):
-        web.token(file)
+        listening.token(file)
     file.rename(folder / "elsewhere")
     file.symlink_to("elsewhere")
     with pytest.raises(ConfigError):
-        web.token(file)
+        listening.token(file)
 
 
 def test_only_a_few_clients_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
