@@ -129,9 +129,9 @@ class Lab:
         pids = {p.pid for p in found}
         return next((p for p in found if p.parent not in pids), None)
 
-    def start_controller(self) -> None:
-        """Start slurmctld and wait until it answers."""
-        self._daemon("slurmctld", "-f", str(self.conf))
+    def start_controller(self, *, forget: bool = False) -> None:
+        """Start slurmctld and wait until it answers; `forget`: without the jobs that it has saved."""
+        self._daemon("slurmctld", *(["-c"] if forget else []), "-f", str(self.conf))
         self.await_(lambda: bool(self.node_states(timeout=1)), 20, "slurmctld answers", "slurmctld")
 
     def stop_controller(self, signum: int = signal.SIGTERM) -> None:

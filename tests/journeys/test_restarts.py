@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.cluster.cluster import Cluster
+from tests.parity.stage import Stage
 from tests.project import Project
 
 
@@ -19,48 +17,46 @@ def until_due(site: Project, token: str, number: int) -> None:
     site.until(lambda: wanted in str(site.json("show", token)["reason"]), wanted)
 
 
-def test_a_training_longer_than_its_time_limit_finishes(site: Project) -> None:
+def test_a_training_longer_than_its_time_limit_finishes(play: Project, stage: Stage) -> None:
     """Warned before the limit it saves, asks for a requeue, and goes on in the next slot."""
-    site.env["HPCPOOLS_TRAINING__SIGNAL_LEAD"] = "30s"
-    token = site.train("usertasks:slow", "steps=90", "pace=0.5", "--time", "1m")
-    site.cli("wait", token, timeout=240)
-    shown = site.json("show", token)
+    play.env["HPCPOOLS_TRAINING__SIGNAL_LEAD"] = "30s"
+    token = play.train("usertasks:slow", "steps=90", f"pace={stage.pace}", "--time", "1m")
+    play.until(lambda: (play.json("show", token)["step"] or 0) > 1, "some steps")
+    stage.pass_minutes(1)
+    play.cli("wait", token, timeout=240)
+    shown = play.json("show", token)
     assert (shown["state"], shown["step"]) == ("COMPLETED", 90)
-    assert site.json("result", token) == 90
+    assert play.json("result", token) == 90
     assert len(shown["attempts"]) >= 2
     assert {attempt["job_id"] for attempt in shown["attempts"]} == {shown["job_id"]}
-    assert "resumed at 0\n" not in site.cli("logs", token).stdout
+    assert "resumed at 0\n" not in play.cli("logs", token).stdout
 
 
-def test_a_preempted_training_resumes(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_preempted_training_resumes(play: Project, stage: Stage) -> None:
     """A job of the upper partition takes the node; Slurm requeues, the training resumes from its step."""
-    site.cli("up", "redis")
-    token = site.train("usertasks:slow", "steps=100000", "pace=0.1", "--partition", "low", "--gpus", "1")
-    site.until(lambda: (site.json("show", token)["step"] or 0) > 5, "some steps")
-    until = f"until={tmp_path / 'go'}"
-    upper = [site.train("usertasks:hold", until, "--gpus", "1") for _ in range(3)]
-    for one in upper:  # three exclusive trainings on three nodes: one must take ours
-        site.until_state(one, "RUNNING", timeout=60)
-    (tmp_path / "go").write_text("")
-    site.until(lambda: len(site.json("show", token)["attempts"]) == 2, "a second attempt", timeout=90)
-    site.until(lambda: "resumed at" in site.cli("logs", token, "--attempt", "2").stdout, "it resumes")
-    assert "resumed at 0" not in site.cli("logs", token, "--attempt", "2").stdout
-    site.cli("cancel", token)
-    site.until_state(token, "CANCELLED", timeout=90)
+    play.cli("up", "redis")
+    token = play.train("usertasks:slow", "steps=100000", "pace=0.1", "--partition", "low", "--gpus", "1")
+    play.until(lambda: (play.json("show", token)["step"] or 0) > 5, "some steps")
+    stage.preempt(play.json("show", token)["job_id"])
+    play.until(lambda: len(play.json("show", token)["attempts"]) == 2, "a second attempt", timeout=90)
+    play.until(lambda: "resumed at" in play.cli("logs", token, "--attempt", "2").stdout, "it resumes")
+    assert "resumed at 0" not in play.cli("logs", token, "--attempt", "2").stdout
+    play.cli("cancel", token)
+    play.until_state(token, "CANCELLED", timeout=90)
 
 
-def test_a_lost_node_costs_one_interval(site: Project, cluster: Cluster) -> None:
+def test_a_lost_node_costs_one_interval(play: Project, stage: Stage) -> None:
     """The node dies under the training: Slurm requeues it, elsewhere or there, and it finishes."""
-    token = site.train("usertasks:slow", "steps=60", "pace=0.2")
-    site.until(lambda: (site.json("show", token)["step"] or 0) > 5, "some steps")
-    node = site.attempt(token)["node"]
-    cluster.kill_node(node)
-    site.until(lambda: len(site.json("show", token)["attempts"]) == 2, "a second attempt", timeout=120)
-    cluster.start_node(node)
-    site.cli("wait", token, timeout=120)
-    shown = site.json("show", token)
+    token = play.train("usertasks:slow", "steps=60", "pace=0.2")
+    play.until(lambda: (play.json("show", token)["step"] or 0) > 5, "some steps")
+    node = play.attempt(token)["node"]
+    stage.lose_node(node)
+    play.until(lambda: len(play.json("show", token)["attempts"]) == 2, "a second attempt", timeout=120)
+    stage.repair_node(node)
+    play.cli("wait", token, timeout=120)
+    shown = play.json("show", token)
     assert (shown["state"], shown["step"]) == ("COMPLETED", 60)
-    assert "resumed at 0" not in site.cli("logs", token, "--attempt", "2").stdout
+    assert "resumed at 0" not in play.cli("logs", token, "--attempt", "2").stdout
 
 
 def test_upkeep_restarts_what_slurm_did_not(site: Project) -> None:

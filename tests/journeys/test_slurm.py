@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
+from tests.parity.stage import Stage
 from tests.project import Project
 
 
@@ -42,39 +43,44 @@ def test_the_token_is_in_the_job_s_name_and_comment(site: Project, cluster: Clus
     site.cli("wait", token)
 
 
-def test_a_failed_training(site: Project) -> None:
+def test_a_failed_training(play: Project, stage: Stage) -> None:
     """FAILED, exit code 1, a user error, not retryable; the verdict is kept by the scan."""
-    token = site.train("usertasks:fail")
-    assert site.cli("wait", token, check=False).returncode == 5
-    shown = site.json("show", token)
+    token = play.train("usertasks:fail")
+    assert play.cli("wait", token, check=False).returncode == 5
+    shown = play.json("show", token)
     assert (shown["state"], shown["cause"], shown["exit_code"]) == ("FAILED", "user error", 1)
     assert "made of cheese" in shown["reason"]
-    assert "Traceback" in site.cli("logs", token).stdout
-    site.cli("up", "redis")
-    assert site.json("upkeep", "scan_failed_jobs")["verdicts"]["user error"] == 1
-    verdict = site.json("show", token)["verdict"]
+    assert "Traceback" in play.cli("logs", token).stdout
+    assert stage.queued(shown["job_id"]) == "FAILED NonZeroExitCode exit=1 submit start end nodes"
+    steps = "[batch FAILED exit=1] [0 FAILED exit=1]"
+    stage.until_accounted(shown["job_id"], f"FAILED exit=1 submit start end nodes {steps}")
+    play.cli("up", "redis")
+    assert play.json("upkeep", "scan_failed_jobs")["verdicts"]["user error"] == 1
+    verdict = play.json("show", token)["verdict"]
     assert (verdict["retryable"], verdict["cause"]) == (False, "user error")
 
 
-def test_cancelled_by_us_and_by_scancel(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_cancelled_by_us_and_by_scancel(play: Project, stage: Stage, tmp_path: Path) -> None:
     """Both end CANCELLED; ours keeps the wish on record."""
-    ours, theirs = (site.train("usertasks:hold", f"until={tmp_path / 'never'}") for _ in range(2))
+    ours, theirs = (play.train("usertasks:hold", f"until={tmp_path / 'never'}") for _ in range(2))
     for token in (ours, theirs):
-        site.until_state(token, "RUNNING")
-    site.cli("cancel", ours)
-    cluster.run("scancel", site.json("show", theirs)["job_id"])
+        play.until_state(token, "RUNNING")
+    play.cli("cancel", ours)
+    stage.run("scancel", play.json("show", theirs)["job_id"])
     for token in (ours, theirs):
-        site.until_state(token, "CANCELLED", timeout=90)
-        assert site.json("show", token)["cause"] == "cancelled"
+        play.until_state(token, "CANCELLED", timeout=90)
+        assert play.json("show", token)["cause"] == "cancelled"
 
 
-def test_the_time_limit(site: Project, tmp_path: Path) -> None:
+def test_the_time_limit(play: Project, stage: Stage, tmp_path: Path) -> None:
     """A training deaf to the warning runs into its limit: TIMEOUT, retryable."""
-    token = site.train("usertasks:deaf", f"until={tmp_path / 'never'}", "--time", "1m")
-    site.until_state(token, "TIMEOUT", timeout=150)
-    assert site.json("show", token)["cause"] == "time limit"
-    site.cli("up", "redis")
-    assert token in site.json("upkeep", "scan_failed_jobs")["retryable"]
+    token = play.train("usertasks:deaf", f"until={tmp_path / 'never'}", "--time", "1m")
+    play.until(lambda: "deaf" in play.cli("logs", token).stdout, "it runs")
+    stage.pass_minutes(2)
+    play.until_state(token, "TIMEOUT", timeout=150)
+    assert play.json("show", token)["cause"] == "time limit"
+    play.cli("up", "redis")
+    assert token in play.json("upkeep", "scan_failed_jobs")["retryable"]
 
 
 def test_two_trainings_never_share_a_node(site: Project, cluster: Cluster, tmp_path: Path) -> None:
@@ -97,9 +103,9 @@ def test_two_trainings_never_share_a_node(site: Project, cluster: Cluster, tmp_p
     assert {site.state(token) for token in tokens} == {"COMPLETED"}
 
 
-def test_a_requeued_training_resumes(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_requeued_training_resumes(play: Project, stage: Stage, tmp_path: Path) -> None:
     """scontrol requeue: the same run, a second attempt with its own log, from the newest checkpoint."""
-    (site.folder / "script.py").write_text(
+    (play.folder / "script.py").write_text(
         "import time, hpcpools\n"
         "from pathlib import Path\n"
         "run = hpcpools.current_run()\n"
@@ -111,19 +117,19 @@ def test_a_requeued_training_resumes(site: Project, cluster: Cluster, tmp_path: 
     )
     import sys
 
-    token = site.train("--gpus", "1", "--launcher", "single", "--", sys.executable, "script.py")
-    site.until(lambda: "resumed at None" in site.cli("logs", token).stdout, "the first attempt")
-    site.until(lambda: site.json("show", token)["checkpoints"], "its checkpoint")
-    job_id = site.json("show", token)["job_id"]
-    cluster.run("scontrol", "requeue", job_id)
+    token = play.train("--gpus", "1", "--launcher", "single", "--", sys.executable, "script.py")
+    play.until(lambda: "resumed at None" in play.cli("logs", token).stdout, "the first attempt")
+    play.until(lambda: play.json("show", token)["checkpoints"], "its checkpoint")
+    job_id = play.json("show", token)["job_id"]
+    stage.run("scontrol", "requeue", job_id)
     (tmp_path / "go").write_text("")
-    site.until(lambda: len(site.json("show", token)["attempts"]) == 2, "a second attempt", timeout=90)
-    site.cli("wait", token)
-    shown = site.json("show", token)
+    play.until(lambda: len(play.json("show", token)["attempts"]) == 2, "a second attempt", timeout=90)
+    play.cli("wait", token)
+    shown = play.json("show", token)
     assert (shown["state"], shown["job_id"]) == ("COMPLETED", job_id)
     assert [attempt["restart"] for attempt in shown["attempts"]] == [0, 1]
-    assert "resumed at None" in site.cli("logs", token, "--attempt", "1").stdout
-    assert "resumed at 41" in site.cli("logs", token, "--attempt", "2").stdout
+    assert "resumed at None" in play.cli("logs", token, "--attempt", "1").stdout
+    assert "resumed at 41" in play.cli("logs", token, "--attempt", "2").stdout
 
 
 def test_one_process_per_gpu(site: Project) -> None:

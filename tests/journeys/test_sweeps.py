@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
+from tests.parity.stage import Stage
 from tests.project import Project
 
 TASKS = '''
@@ -47,7 +48,8 @@ def shim(site: Project, folder: Path, command: str, line: str) -> None:
     """Put ``line`` (``$REAL`` is the real command) before a Slurm command on the PATH."""
     folder.mkdir(exist_ok=True)
     script = folder / command
-    script.write_text(f"#!/bin/sh\nREAL={shutil.which(command)}\n{line}\n")
+    real = shutil.which(command, path=site.env["PATH"].replace(f"{folder}:", ""))
+    script.write_text(f"#!/bin/sh\nREAL={real}\n{line}\n")
     script.chmod(0o755)
     if str(folder) not in site.env["PATH"]:
         site.env["PATH"] = f"{folder}:{site.env['PATH']}"
@@ -76,49 +78,49 @@ def states(project: Project, sweep: str) -> list[str]:
     return [str(row["state"]) for row in project.json("sweeps", sweep)["elements"]]
 
 
-def arrays(cluster: Cluster, sweep: str) -> set[str]:
+def arrays(cluster: Cluster | Stage, sweep: str) -> set[str]:
     """The ids of the arrays that Slurm has of a sweep, ended ones too."""
     listing = cluster.run("squeue", "--me", "-t", "all", "-h", "-r", "-O", "ArrayJobID:20,Comment:64").stdout
     return {line.split()[0] for line in listing.splitlines() if sweep in line}
 
 
-def test_a_sweep_is_one_array(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_is_one_array(play: Project, stage: Stage, tmp_path: Path) -> None:
     """Six elements, two at once: one sbatch, six full runs, all COMPLETED, and a table of results."""
-    ready(site)
+    ready(play)
     go = tmp_path / "go"
-    calls = counted(site, tmp_path / "shims", "sbatch")
+    calls = counted(play, tmp_path / "shims", "sbatch")
     words = ("sweeptasks:fit", f"go={go}", "lr=0.1,0.01", "seed=0..2", "--max-parallel", "2")
-    script = site.cli("sweep", *words, "--dry-run").stdout
+    script = play.cli("sweep", *words, "--dry-run").stdout
     assert "#SBATCH --array=0-5%2\n" in script
     assert not calls.exists()
-    assert not list(site.root.glob("hp-*"))
-    sweep = site.cli("sweep", *words).stdout.strip()
-    (site.folder / "sweeptasks.py").write_text("1 / 0  # edited after submission: the snapshot runs\n")
-    site.until(lambda: states(site, sweep).count("RUNNING") == 2, "two elements run")
-    rows = site.json("sweeps", sweep)["elements"]
+    assert not list(play.root.glob("hp-*"))
+    sweep = play.cli("sweep", *words).stdout.strip()
+    (play.folder / "sweeptasks.py").write_text("1 / 0  # edited after submission: the snapshot runs\n")
+    play.until(lambda: states(play, sweep).count("RUNNING") == 2, "two elements run")
+    rows = play.json("sweeps", sweep)["elements"]
     assert [row["state"] for row in rows].count("PENDING") == 4
     running, waiting = rows[0]["run"], rows[5]["run"]
-    site.until(lambda: site.json("show", waiting)["reason"] == "JobArrayTaskLimit", "Slurm says why")
-    assert site.json("show", running)["job_id"].endswith("_0")
-    assert site.json("runs")["runs"][0]["state"] in ("RUNNING", "PENDING")
+    play.until(lambda: play.json("show", waiting)["reason"] == "JobArrayTaskLimit", "Slurm says why")
+    assert play.json("show", running)["job_id"].endswith("_0")
+    assert play.json("runs")["runs"][0]["state"] in ("RUNNING", "PENDING")
     go.write_text("")
-    site.cli("wait", sweep)
+    play.cli("wait", sweep)
     assert calls.read_text().split() == ["sbatch"]
-    assert len(arrays(cluster, sweep)) == 1
+    assert len(arrays(stage, sweep)) == 1
     assert most_at_once(Path(f"{go}.marks")) <= 2
-    rows = site.json("sweeps", sweep, "--sort", "acc")["elements"]
+    rows = play.json("sweeps", sweep, "--sort", "acc")["elements"]
     assert {row["state"] for row in rows} == {"COMPLETED"}
     assert [round(row["result"]["result.acc"], 2) for row in rows] == [0.8, 0.9, 0.98, 0.99, 1.0, 1.0]
     assert rows[0]["arguments"] == {"go": str(go), "lr": 0.1, "seed": 2}
-    table = site.cli("sweeps", sweep).stdout.splitlines()
+    table = play.cli("sweeps", sweep).stdout.splitlines()
     assert table[0].split() == ["#", "RUN", "STATE", "lr", "seed", "loss", "result.acc", "result.seed"] + [
         "STEP",
         "CAUSE",
     ]
-    written = list(csv.DictReader(io.StringIO(site.cli("sweeps", sweep, "--csv", "--sort", "loss").stdout)))
+    written = list(csv.DictReader(io.StringIO(play.cli("sweeps", sweep, "--csv", "--sort", "loss").stdout)))
     assert [row["seed"] for row in written][:2] == ["0", "1"]
     assert written[0]["go"] == str(go)
-    assert site.json("sweeps")[0]["states"] == {"COMPLETED": 6}
+    assert play.json("sweeps")[0]["states"] == {"COMPLETED": 6}
 
 
 def test_only_what_failed_is_retried(site: Project, cluster: Cluster, tmp_path: Path) -> None:

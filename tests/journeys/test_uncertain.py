@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
+from tests.parity.stage import Stage
 from tests.project import Project
 
 
@@ -26,31 +27,30 @@ def sbatch_runs(site: Project) -> bool:
     return False
 
 
-def test_a_timed_out_sbatch_is_found_not_repeated(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_timed_out_sbatch_is_found_not_repeated(play: Project, stage: Stage, tmp_path: Path) -> None:
     """REL-10: sbatch says "Socket timed out", the job exists: one job, one run, acknowledged."""
     go, log = tmp_path / "go", tmp_path / "marks"
-    cluster.pause_controller()
-    submission = site.start("train", "usertasks:hold", f"until={go}", f"mark={log}")
-    live = site.root / ".live"
-    events = site.until(
-        lambda: next(
-            (path for path in site.root.glob("hp-*/events.jsonl") if "unsettled" in path.read_text()),
-            None,
-        ),
-        "sbatch times out",
-    )
-    cluster.resume_controller()
+    with stage.accepting_without_answer():
+        submission = play.start("train", "usertasks:hold", f"until={go}", f"mark={log}")
+        live = play.root / ".live"
+        events = play.until(
+            lambda: next(
+                (path for path in play.root.glob("hp-*/events.jsonl") if "unsettled" in path.read_text()),
+                None,
+            ),
+            "sbatch times out",
+        )
     out, _ = submission.communicate(timeout=90)
     token = events.parent.name
     assert submission.returncode == 0, out
     assert token in out
     assert [path.name for path in live.iterdir()] == [token]
-    site.until(lambda: marks(log) == ["start"], "it starts")
-    assert len(cluster.jobs()) == 1
+    play.until(lambda: marks(log) == ["start"], "it starts")
+    assert len(stage.living()) == 1
     go.write_text("")
-    site.cli("wait", token)
+    play.cli("wait", token)
     assert marks(log) == ["start", "end"]
-    assert len(cluster.run("squeue", "--me", "-t", "all", "-h", "-o", "%k").stdout.split(token)) == 2
+    assert len(stage.run("squeue", "--me", "-t", "all", "-h", "-o", "%k").stdout.split(token)) == 2
 
 
 def test_a_frozen_controller_leaves_the_run_submitting(
@@ -94,32 +94,32 @@ def test_a_killed_command_line_doubles_nothing(site: Project, cluster: Cluster, 
     assert marks(log) == ["start", "end"]
 
 
-def test_a_stopped_controller_then_back(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_stopped_controller_then_back(play: Project, stage: Stage, tmp_path: Path) -> None:
     """`status` says "as of"; a submission is refused with nothing left behind; afterwards all is right."""
     go = tmp_path / "go"
-    token = site.train("usertasks:hold", f"until={go}")
-    site.until_state(token, "RUNNING")
-    cluster.stop_controller()
-    site.until(lambda: "does not answer" in site.cli("status").stdout, "status says so")
-    assert site.state(token) == "RUNNING"
-    assert "ago" in site.cli("show", token).stdout
-    before = sorted(path.name for path in site.root.glob("hp-*"))
-    done = site.cli("train", "usertasks:learn", check=False, timeout=180)
+    token = play.train("usertasks:hold", f"until={go}")
+    play.until_state(token, "RUNNING")
+    stage.stop_controller()
+    play.until(lambda: "does not answer" in play.cli("status").stdout, "status says so")
+    assert play.state(token) == "RUNNING"
+    assert "ago" in play.cli("show", token).stdout
+    before = sorted(path.name for path in play.root.glob("hp-*"))
+    done = play.cli("train", "usertasks:learn", check=False, timeout=180)
     assert done.returncode == 69
-    after = sorted(path.name for path in site.root.glob("hp-*"))
+    after = sorted(path.name for path in play.root.glob("hp-*"))
     assert after == before or "SUBMITTING" in done.stderr
-    cluster.start_controller()
+    stage.start_controller()
     go.write_text("")
-    site.cli("wait", token)
-    assert site.state(token) == "COMPLETED"
+    play.cli("wait", token)
+    assert play.state(token) == "COMPLETED"
 
 
-def test_an_end_marker_needs_no_slurm(site: Project, cluster: Cluster, tmp_path: Path) -> None:
+def test_an_end_marker_needs_no_slurm(play: Project, stage: Stage, tmp_path: Path) -> None:
     """The training ends while the controller is down: COMPLETED at once, from the shared files."""
     go = tmp_path / "go"
-    token = site.train("usertasks:hold", f"until={go}")
-    site.until_state(token, "RUNNING")
-    cluster.stop_controller()
+    token = play.train("usertasks:hold", f"until={go}")
+    play.until_state(token, "RUNNING")
+    stage.stop_controller()
     go.write_text("")
-    site.until_state(token, "COMPLETED", timeout=30)
-    cluster.start_controller()
+    play.until_state(token, "COMPLETED", timeout=30)
+    stage.start_controller()
