@@ -10,7 +10,7 @@ import click
 
 from hpcpools.cli import complete
 from hpcpools.cli.output import dry_run_option, json_option, load_config, note, show_json
-from hpcpools.cli.train import COMMAND, TrainCommand, train
+from hpcpools.cli.train import COMMAND, TrainCommand, train, under_template
 from hpcpools.training.plan import Options
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class SweepCommand(TrainCommand):
     """Takes those of train's options too, as declared there, that say how each element is run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        known = {"time", "on", "snapshot", *(item.name for item in dataclasses.fields(Options))}
+        known = {"time", "on", "snapshot", "template", *(item.name for item in dataclasses.fields(Options))}
         shared = [item for item in train.params if isinstance(item, click.Option) and item.name in known]
         kwargs["params"] = [*kwargs.get("params", ()), *shared]
         super().__init__(*args, **kwargs)
@@ -69,6 +69,7 @@ def sweep(
     time: str | None,
     on: Any,
     snapshot: bool | None,
+    template: str | None,
     **given: Any,
 ) -> None:
     """Submit TARGET, or a COMMAND after --, once per point of a grid: one job array, each element a full run.
@@ -86,6 +87,8 @@ def sweep(
     where = engine.choose(config, on)
     minutes = None if time is None else durations.minutes(time)
     options = Options(minutes=minutes, **{**given, "launcher": given["launcher"] or ""})
+    if template:
+        options = under_template(config, template, options)
     text = _text(file) if file else ""
     command = ctx.meta.get(COMMAND, ())
     definition = grid.define(arguments, target or "", text, max_parallel or 0, command)

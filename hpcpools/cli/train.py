@@ -118,7 +118,7 @@ def train(
     minutes = None if time is None else durations.minutes(time)
     options = Options(minutes=minutes, **{**given, "launcher": given["launcher"] or ""})
     if template:
-        options = _under(config, template, options)
+        options = under_template(config, template, options)
     request = _plan(config, target, arguments, ctx.meta.get(COMMAND), options, where)
     code = code_snapshot.survey(config, request, snapshot, note)
     request = code_snapshot.use(request, code)
@@ -157,8 +157,11 @@ def train(
         wait_for(config, [run.token], None)
 
 
-def _under(config: Config, template: str, options: Any) -> Any:
-    """``options``, and where they are silent what a site's script says."""
+def under_template(config: Config, template: str, options: Any) -> Any:
+    """``options``, and where they are silent what a site's script (or template's name) says.
+
+    Tells what is left out. Raises UsageError for what contradicts exclusive nodes with one task each.
+    """
     from pathlib import Path
 
     from hpcpools import templates

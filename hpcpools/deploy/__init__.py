@@ -17,12 +17,15 @@ from typing import Literal
 from hpcpools import interpreter
 from hpcpools.config import Config
 from hpcpools.errors import UsageError
+from hpcpools.redisdb import runtime
+from hpcpools.services import place
 from hpcpools.textsafe import one_line
 
 _PLAIN = re.compile(r"[A-Za-z0-9/_.,:@+=-]+")  # what needs no quotes in any of the files
 _SIZE = re.compile(r"[1-9][0-9]{0,6}[KMGT]")
 _LOKI = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9/._-]*)?")
 _TIME = re.compile(r"([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}")
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Agent = Literal["alloy", "vector"]
 
@@ -33,12 +36,20 @@ def name(config: Config) -> str:
 
 
 def render(
-    config: Config, template: str, *, memory: str = "4G", account: str = "", time: str = "1-00:00:00"
+    config: Config,
+    template: str,
+    *,
+    memory: str = "4G",
+    account: str = "",
+    time: str = "1-00:00:00",
+    node: str = "",
 ) -> str:
     """One of the templates, filled in. Raises UsageError for a value that does not fit."""
     for what, value, pattern in (("memory", memory, _SIZE), ("time", time, _TIME)):
         if not pattern.fullmatch(value):
             raise UsageError(f"{what} {one_line(value)!r} is wrong", hint="such as 4G, and 1-00:00:00")
+    if node and not _NODE.fullmatch(node):
+        raise UsageError(f"node {one_line(node)!r} is no name of one node", hint="see `sinfo --Node`")
     if account and not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", account):
         raise UsageError(
             f"account {one_line(account)!r} is no user name", hint="lower case letters, digits, - _"
@@ -61,11 +72,29 @@ def render(
         "shell_foreground": shlex.join([*argv, "--foreground"]),
         "writable": f"{config.root} {config.runtime_dir}",
         "partition_option": f"--partition={partition} " if partition else "",
+        "node_option": f"#SCRON --nodelist={node}\n" if node else "",
         "memory": memory,
         "account": account,
         "time": time,
     }
     return filled(template, values)
+
+
+def home_node(config: Config, given: str) -> str:
+    """The node for a job that runs again and again: ``given``, or where the pool lives; empty if any will do.
+
+    Our own Redis keeps its data on the node where it runs, so the job must come back to that one. Raises
+    UsageError if nobody says which it is.
+    """
+    if given or not runtime.uses_own_redis(config):
+        return given
+    there = place.newest(config.root)
+    if there is None:
+        raise UsageError(
+            "Slurm would start the services on any node, and Redis' data stay on the one that was first",
+            hint="name it with --node (`sinfo --Node` lists them), or share a Redis: redis.url",
+        )
+    return there.host.partition(".")[0]
 
 
 def shipper(agent: Agent, logs: str, loki: str) -> str:

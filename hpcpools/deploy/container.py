@@ -1,11 +1,13 @@
 """The main process of a container: the services until SIGTERM, then a training that runs may save.
 
-A container's processes are killed once the main one ends, so unlike `hpcpools up` this one waits for the
-training. Refuses to wait longer than a stop may take.
+``python -m hpcpools.deploy.container`` runs all services; with a name that one only, where the others have
+containers of their own. A container's processes are killed once the main one ends, so unlike `hpcpools up`
+this one waits for the training. Refuses to wait longer than a stop may take.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -24,11 +26,16 @@ LOOK_EVERY = 0.2  # seconds
 
 def main() -> int:
     """Serve, then let go; the exit code."""
+    parser = argparse.ArgumentParser(prog="hpcpools.deploy.container")
+    parser.add_argument("service", nargs="?", default="", choices=("", "redis", *table.MODULES))
+    alone = str(parser.parse_args().service)
     try:
         config = configuration.load()
         configuration.activate(config)
-        daemon.foreground(config, table.default_names(config, engine.choose(config)))
-        dismiss(config)
+        names = (alone,) if alone else table.default_names(config, engine.choose(config))
+        daemon.foreground(config, names, alone=alone)
+        if alone in ("", "slot"):  # in whose container the training runs
+            dismiss(config)
     except HpcpoolsError as error:
         print(f"{error.message}\n  {error.hint}", file=sys.stderr)
         return error.exit_code

@@ -18,13 +18,14 @@ from hpcpools.services.state import ServiceState
 
 SOCKET_NAME = "control.sock"
 MAX_MESSAGE = 64 * 1024  # bytes
+Op = Literal["up", "down", "restart", "ps"]
 READY = b"ready\n"  # what a new supervisor tells its starter once it listens
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client asks for; no names means all."""
 
-    op: Literal["up", "down", "restart", "ps"]
+    op: Op
     names: tuple[str, ...] = ()
 
 

@@ -18,18 +18,17 @@ from collections.abc import Sequence
 from hpcpools.config import Config, environment
 from hpcpools.errors import HpcpoolsError, UnavailableError, UsageError, WaitTimeoutError
 from hpcpools.redisdb import runtime
-from hpcpools.services import channel, lock, logs, place, table
+from hpcpools.services import apart, channel, lock, logs, place, table
+from hpcpools.services.apart import ANSWER_TIMEOUT, KEEPS_DYING, LOOK_EVERY
 from hpcpools.services.channel import READY, Reply, Request
 from hpcpools.services.state import ServiceState
 from hpcpools.services.table import Engine, base_environment
+from hpcpools.textsafe import one_line
 
-LOOK_EVERY = 0.05  # seconds
 START_TIMEOUT = 60.0  # seconds for all services to be ready: a large append-only file takes a while to load
 STOP_TIMEOUT = 60.0  # seconds for all services to end
 DAEMON_TIMEOUT = 20.0  # seconds for the supervisor itself to answer: an import from a busy shared disk
-ANSWER_TIMEOUT = 5.0  # seconds for one answer
 UNRESPONSIVE_AFTER = 10.0  # seconds without an answer after which a supervisor counts as hung
-KEEPS_DYING = 3  # deaths in a row after which `up` gives up waiting
 
 
 def up(
@@ -51,6 +50,8 @@ def up(
     directory is open to others, UsageError for an unknown name, RefusedError if they run on another host.
     """
     place.admit(config, take_over=take_over, note=note)
+    if apart.running(config):
+        return apart.up(config, names, timeout)
     wanted = tuple(names) or table.default_names(config, engine)
     return _have_run(config, Request("up", wanted), timeout, daemon)
 
@@ -64,6 +65,8 @@ def restart(
     """
     if not names and not running(config):
         raise UnavailableError("no services run here", hint="start them with `hpcpools up`")
+    if apart.running(config):
+        return apart.restart(config, names, timeout)
     return _have_run(config, Request("restart", tuple(names)), timeout + STOP_TIMEOUT, daemon)
 
 
@@ -73,6 +76,8 @@ def down(config: Config, names: Sequence[str] = (), *, timeout: float = STOP_TIM
     The supervisor ends with its last service. One that does not answer is killed, once it is proven ours;
     its services die with it. Raises WaitTimeoutError.
     """
+    if apart.running(config):
+        return apart.down(config, names, timeout)
     deadline = time.monotonic() + timeout
     holder = _holder(config)
     reply = _ask(config, Request("down", tuple(names)), patience=UNRESPONSIVE_AFTER)
@@ -100,9 +105,20 @@ def ps(config: Config) -> list[ServiceState]:
     reply = _ask(config, Request("ps"), patience=UNRESPONSIVE_AFTER)
     if reply is not None:
         return list(reply.services)
-    if running(config):
+    if _holder(config) is not None:
         raise UnavailableError("the supervisor does not answer", hint="`hpcpools down` ends it")
-    return [ServiceState(service.name, "stopped") for service in table.services(config)]
+    return apart.ps(config)  # all stopped where none runs
+
+
+def named(states: Sequence[ServiceState], names: Sequence[str]) -> list[ServiceState]:
+    """Those of ``states`` with these names; all if there are none. Raises UsageError for an unknown one."""
+    known = [state.name for state in states]
+    if unknown := sorted(set(names) - {*known}):
+        raise UsageError(
+            f"no service {', '.join(one_line(name, 40) for name in unknown)} here",
+            hint=f"services of this config: {', '.join(known)}",
+        )
+    return [state for state in states if not names or state.name in names]
 
 
 def check(states: Sequence[ServiceState]) -> None:
@@ -115,7 +131,7 @@ def check(states: Sequence[ServiceState]) -> None:
 
 def running(config: Config) -> bool:
     """Whether a supervisor runs here. Raises HpcpoolsError if it runs on another host."""
-    return _holder(config) is not None
+    return _holder(config) is not None or bool(apart.running(config))
 
 
 def _have_run(config: Config, request: Request, timeout: float, daemon: Sequence[str]) -> list[ServiceState]:
@@ -126,7 +142,7 @@ def _have_run(config: Config, request: Request, timeout: float, daemon: Sequence
     while reply is None or reply.closing:
         if time.monotonic() >= deadline:
             raise UnavailableError("the supervisor does not answer", hint=_look_at(config, "supervisor"))
-        if not running(config):
+        if _holder(config) is None:
             _launch(config, daemon)
         time.sleep(LOOK_EVERY)
         reply = _ask(config, request)
@@ -149,7 +165,7 @@ def _ask(config: Config, request: Request, *, patience: float = 0.0) -> Reply | 
     """The supervisor's answer; None if there is none, or it has not answered after ``patience`` seconds."""
     address = runtime.socket_path(config.runtime_dir, channel.SOCKET_NAME)
     deadline = time.monotonic() + patience
-    while running(config):
+    while _holder(config) is not None:
         try:
             reply = channel.call(address, request, ANSWER_TIMEOUT)
         except OSError:
@@ -199,7 +215,7 @@ def _launch(config: Config, daemon: Sequence[str]) -> None:
     if not readable:
         starter.kill()  # it hangs before its fork; after it, this one is gone and the kill does nothing
     starter.wait()
-    if said != READY and not running(config):
+    if said != READY and _holder(config) is None:
         raise UnavailableError("the supervisor did not start", hint=_look_at(config, "supervisor"))
 
 
@@ -215,7 +231,7 @@ def _kill_unresponsive(config: Config, deadline: float) -> None:
         )
     with contextlib.suppress(ProcessLookupError):
         os.kill(holder.pid, signal.SIGKILL)
-    while running(config):
+    while _holder(config) is not None:
         if time.monotonic() >= deadline:
             raise WaitTimeoutError(
                 f"supervisor {holder.pid} does not end", hint="it may wait for a dead disk"

@@ -18,8 +18,6 @@ from hpcpools.config import Config
 from hpcpools.services import logs, table
 
 SUPERVISOR = "supervisor"
-# The facts of an event by which one piece of work is found in all logs.
-IDS = ("job", "run", "slurm_job", "batch", "worker")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Filter:
         """Whether a parsed line is wanted."""
         if self.since is not None and str(facts.get("at", "")) < eventlog.stamp(self.since):
             return False
-        if self.about and all(str(facts.get(name, "")) != self.about for name in IDS):
+        if self.about and all(str(facts.get(name, "")) != self.about for name in eventlog.IDS):
             return False
         return self.grep is None or self.grep.search(logs.render(facts)) is not None
 

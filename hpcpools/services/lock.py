@@ -13,8 +13,10 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from hpcpools.errors import HpcpoolsError
 from hpcpools.textsafe import one_line
@@ -22,8 +24,7 @@ from hpcpools.textsafe import one_line
 NAME = "supervisor.lock"
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """The process that holds, or on another host held, the lock."""
 
     host: str

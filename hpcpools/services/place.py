@@ -21,9 +21,10 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hpcpools import atomic, durations, eventlog, formats
 from hpcpools.config import Config
@@ -41,8 +42,7 @@ LOOK = 1.0  # seconds between two looks while waiting
 Note = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """A claim; ``seen``: the last sign of life, epoch seconds of the clock of ``host``."""
 
     number: int

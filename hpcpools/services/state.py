@@ -6,8 +6,9 @@ Owns the words for a service's state. Refuses effects: data and pure decisions o
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 State = Literal["stopped", "starting", "running", "stopping", "backoff"]
 
@@ -16,8 +17,7 @@ BACKOFF_MOST = 30.0  # seconds
 HEALTHY_AFTER = 60.0  # seconds of running after which earlier deaths are forgotten
 
 
-@dataclass(frozen=True)
-class ServiceState:
+class ServiceState(Struct, frozen=True):
     """One service as the supervisor sees it."""
 
     name: str

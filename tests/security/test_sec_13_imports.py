@@ -52,9 +52,12 @@ def test_sec_13_the_trap_works(laptop: Project, marker: Path) -> None:
     assert marker.exists()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="-P is new in Python 3.11")
-def test_sec_13_no_entry_imports_from_where_it_runs(laptop: Project, marker: Path) -> None:
-    """Every module that we start, as we start it, in a folder full of traps."""
+@pytest.mark.parametrize("flag", [True, False] if interpreter.HAS_SAFE_PATH else [False])
+def test_sec_13_no_entry_imports_from_where_it_runs(
+    laptop: Project, marker: Path, monkeypatch: pytest.MonkeyPatch, flag: bool
+) -> None:
+    """Every module that we start, as we start it with the flag -P and without, in a folder full of traps."""
+    monkeypatch.setattr(interpreter, "HAS_SAFE_PATH", flag)
     processes = [
         subprocess.Popen(
             interpreter.argv(module, "x", "0", "x"), cwd=laptop.folder, env=laptop.env,
@@ -90,11 +93,15 @@ def test_sec_13_the_whole_way(laptop: Project, marker: Path) -> None:
     assert not marker.exists(), marker.read_text()
 
 
-def test_sec_13_files_for_others_start_us_the_same_way(laptop: Project) -> None:
-    """systemd, cron and supervisord get our absolute interpreter and its flag."""
+def test_sec_13_files_for_others_start_us_the_same_way(
+    laptop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd, cron and supervisord get our absolute interpreter and its flag, or what stands for it."""
     laptop.configure('[services]\nruntime_dir = "rt"\n')
     config = load(laptop.folder / "hpcpools.toml")
-    words = " ".join(interpreter.argv("hpcpools", "--config", config.file, "up"))
-    assert os.path.isabs(interpreter.argv("x")[0])  # noqa: PTH117
-    for kind in ("user.service", "crontab", "supervisord.conf"):
-        assert words in deploy.render(config, kind)
+    for flag in (True, False):
+        monkeypatch.setattr(interpreter, "HAS_SAFE_PATH", flag)
+        words = " ".join(interpreter.argv("hpcpools", "--config", config.file, "up"))
+        assert os.path.isabs(interpreter.argv("x")[0])  # noqa: PTH117
+        for kind in ("user.service", "crontab", "supervisord.conf"):
+            assert words in deploy.render(config, kind)

@@ -182,6 +182,9 @@ def test_a_site_s_own_script_under_a_training(project: Project, cluster: Cluster
     for line in ("--nice=5", "--gpus-per-node=2", "--time=7", "--partition=gpu", "--requeue"):
         assert f"#SBATCH {line}\n" in shown
     assert "never.py" not in shown
+    swept = project.cli("sweep", "--template", script, "--dry-run", "x=1,2", "--", "echo", "{x}").stdout
+    for line in ("--nice=5", "--gpus-per-node=3", "--time=7", "--partition=gpu", "--array=0-1%2"):
+        assert f"#SBATCH {line}\n" in swept, swept
     token = project.train("--template", script, "--gpus", "2", *command)
     project.cli("wait", token)
     assert "it was read on 0,1" in project.cli("logs", token).stdout

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from hpcpools.errors import UsageError
+from hpcpools.runs.request import Request, Resources
 from hpcpools.templates import foreign
+from hpcpools.training.executors import sbatch_parameters
 from hpcpools.training.plan import Options
 
 SITE = """#!/bin/bash -l
@@ -65,6 +67,25 @@ def test_the_command_line_wins() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "kind", "gpus"),
+    [
+        ("--gres=gpu:a100:4", "a100", 4),
+        ("--gres=gpu:a100", "a100", 1),
+        ("--gres=gpu", "", 1),
+        ("--gpus-per-node=h100-80gb:8", "h100-80gb", 8),
+        ("-G a100:2", "a100", 2),
+    ],
+)
+def test_a_type_of_gpu_goes_along(line: str, kind: str, gpus: int) -> None:
+    """It stands in our script as it stood in the site's; the command line's number wins all the same."""
+    asked = foreign.read("s", f"#!/bin/bash\n#SBATCH {line}\nsrun x\n").options
+    assert (asked.gpu_type, asked.gpus) == (kind, gpus)
+    resources = Resources(gpus=3, gpu_type=kind)
+    written = sbatch_parameters(Request("t", 0.0, "slurm", resources))["gpus_per_node"]
+    assert str(written) == (f"{kind}:3" if kind else "3")
+
+
+@pytest.mark.parametrize(
     ("line", "hint"),
     [
         ("--ntasks=8", "one process per GPU"),
@@ -79,7 +100,10 @@ def test_the_command_line_wins() -> None:
         ("--mem=16G", "--mem=0"),
         ("--mem-per-cpu=2G", "all memory"),
         ("--no-requeue", "requeued"),
-        ("--gres=gpu:a100:4", "--constraint"),
+        ("--gres=gpu:a100:4(S:0)", "a100:4"),
+        ("--gres=gpu:2,shard:1", "a100:4"),
+        ("--gpus-per-node=a100", "a100:4"),
+        ("--gpus=a:2,b:2", "a100:4"),
         ("--gpus=x", "--gpus-per-node"),
         ("--time=soon", "HH:MM:SS"),
         ("--chdir=/tmp", "cd there"),
