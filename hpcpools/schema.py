@@ -5,7 +5,6 @@ Plain data for msgspec; finding, reading and explaining errors is the business o
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -115,6 +114,7 @@ class Lane(Section, frozen=True):
     group: Annotated[int, Meta(ge=1, le=1000)] = 50
     group_time: Seconds = Seconds(900)
     overflow_after: Seconds | None = None  # None: never
+    overflow_above: Count | None = None  # jobs that wait in one queue; None: however many
     overflow_queues: tuple[Name, ...] = ()  # empty: all short queues but maintenance
 
     def __post_init__(self) -> None:
@@ -182,8 +182,11 @@ class Notify(Section, frozen=True):
     def __post_init__(self) -> None:
         if not 0 < self.timeout <= 60:
             raise ValueError("timeout: up to one minute")
-        if self.hook.strip() and not shlex.split(self.hook):  # unbalanced quotes raise ValueError
-            raise ValueError("hook names no program")
+        if self.hook.strip():
+            import shlex  # here: each command reads a config, and few configs name a hook
+
+            if not shlex.split(self.hook):  # unbalanced quotes raise ValueError
+                raise ValueError("hook names no program")
 
 
 class Services(Section, frozen=True):

@@ -62,12 +62,11 @@ def fill(lane: Lane) -> None:
 
 
 def _claims(lane: Lane) -> Iterator[Held]:
-    """The lane's own queue, then what has waited too long in the others."""
+    """The lane's own queue, then what waits too long in the others, or is too much for them."""
     while held := lane.worker.claim(LANE_QUEUE):
         yield held
-    after = lane.config.lane.overflow_after
     for queue in lane.overflow:
-        while after is not None and lane.worker.waited(queue) >= after:
+        while _overflows(lane, queue):
             held = lane.worker.claim(queue)
             if held is None:
                 break
@@ -75,6 +74,13 @@ def _claims(lane: Lane) -> Iterator[Held]:
                 lane.worker.give_back(held.queue, held.id, held.execution, count=False, reason="upkeep")
                 break  # it works on Redis: a worker must take it first
             yield held
+
+
+def _overflows(lane: Lane, queue: str) -> bool:
+    after, above = lane.config.lane.overflow_after, lane.config.lane.overflow_above
+    return (above is not None and lane.worker.length(queue) > above) or (
+        after is not None and lane.worker.waited(queue) >= after
+    )
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ def _send(lane: Lane, group: Group) -> None:
         lane.wait_with(PAUSE)
         return
     opened = lane.open[batch.token] = InFlight(place, batch)
+    _withdraw_what_is_gone(lane, opened)
     try:
         opened.job_id = LaneExecutor(config, place, batch, lane.runner).send()
         place.submitted(opened.job_id, time.time())
@@ -140,6 +147,18 @@ def _send(lane: Lane, group: Group) -> None:
         log.error(event("submit-fail", batch=batch.token, error=error))
         _take_back(opened, error)
         lane.wait_with(PAUSE)
+
+
+def _withdraw_what_is_gone(lane: Lane, opened: InFlight) -> None:
+    """Between claim and batch this lane may have hung so long that another one gave its jobs back.
+
+    The heartbeat comes first: from then on nobody takes it for dead.
+    """
+    lane.worker.beat(opened.held)
+    ours = {each for each, name in lane.worker.holders(opened.held).items() if name == lane.worker.name}
+    for number, job in opened.unsettled:
+        if (job.queue, job.id, job.execution) not in ours:
+            opened.place.withdraw(number, "returned", reason="it is held no more")
 
 
 def _take_back(opened: InFlight, error: HpcpoolsError) -> None:

@@ -37,6 +37,11 @@ class InFlight:
         """(queue, job, execution) of what is not settled."""
         return {(job.queue, job.id, job.execution) for _, job in self.unsettled}
 
+    @property
+    def ids(self) -> dict[str, str | None]:
+        """By what the events about it and its jobs are joined with others."""
+        return {"batch": self.place.token, "slurm_job": self.job_id or None}
+
     def look(self, config: Config, poll: Poll) -> None:
         """Take in one answer of Slurm; a job that sbatch was not clear about is known from here on."""
         listed = poll.batches.get(self.place.token)

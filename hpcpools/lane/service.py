@@ -11,7 +11,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpcpools import atomic, catalog, eventlog
@@ -70,7 +70,7 @@ class Lane:
         self.config = config
         self.listed = listed
         self.runner = engine.runner(config)
-        self.overflow = () if config.lane.overflow_after is None else overflow_queues(config)
+        self.overflow = overflow_queues(config)
         self.worker = LaneWorker(connect(config), job.bind(config, listed), (LANE_QUEUE, *self.overflow))
         self.open: dict[str, InFlight] = {}
         times = atomic.read_json(batches.lane_folder(config.root) / "times.json")
@@ -120,7 +120,7 @@ class Lane:
         """Bring the ends on disk into Redis; close the batch if that were the last ones."""
         for number in sorted(batch.place.ended() - batch.settled):
             carried, end = batch.batch.jobs[number], batch.place.ending(number)
-            if end is None or not self._settle(carried, {**end, "log": str(batch.place.log(number))}):
+            if end is None or not self._settle(batch, carried, {**end, "log": str(batch.place.log(number))}):
                 continue
             batch.settled.add(number)
             if end["outcome"] == "finished":
@@ -128,14 +128,16 @@ class Lane:
         if len(batch.settled) == len(batch.batch.jobs):
             self._close(batch)
 
-    def _settle(self, job: Carried, end: dict[str, Any]) -> bool:
+    def _settle(self, batch: InFlight, job: Carried, end: dict[str, Any]) -> bool:
         """One end into Redis; False if it is not time yet, or must be tried again."""
         if end["outcome"] in ("finished", "failed", "stopped"):
-            return self.worker.finish(job.queue, job.id, job.execution, end)
+            return self.worker.finish(job.queue, job.id, job.execution, {**end, **batch.ids})
         if time.time() < float(end.get("at", 0.0)) + float(end.get("fence", 0.0)):
             return False
         count, reason = bool(end.get("count")), str(end.get("reason", ""))
-        return self.worker.give_back(job.queue, job.id, job.execution, count=count, reason=reason)
+        return self.worker.give_back(
+            job.queue, job.id, job.execution, count=count, reason=reason, **batch.ids
+        )
 
     def _close(self, batch: InFlight) -> None:
         token = batch.place.token
@@ -147,7 +149,7 @@ class Lane:
         del self.open[token]
         self._due["beat"] = 0.0  # busy or not has changed
         atomic.write_json(batches.lane_folder(self.config.root) / "times.json", self.times)
-        log.info(event("batch-end", batch=token, slurm_job=batch.job_id or None, jobs=len(batch.batch.jobs)))
+        log.info(event("batch-end", **batch.ids, jobs=len(batch.batch.jobs)))
 
     def _ask_slurm(self) -> None:
         """Through the one cache that all readers of this pool share; asked only as often as they all may."""
@@ -166,7 +168,7 @@ class Lane:
             if batch.over:
                 batch.give_up()
             if batch.over != known:
-                log.info(event("slurm-end", batch=batch.place.token, job=batch.job_id, state=batch.over))
+                log.info(event("slurm-end", **batch.ids, state=batch.over))
 
     # -- what is asked of us ------------------------------------------------------------------------------
 
@@ -178,10 +180,14 @@ class Lane:
                     number, "stopped", reason="stopped by user"
                 ):
                     batch.place.stop(number)
-                    log.info(event("stop", job=carried.id, batch=batch.place.token))
+                    log.info(event("stop", job=carried.id, **batch.ids))
 
     def beat(self) -> None:
-        """Heartbeats; what Redis has forgotten is finished on disk alone."""
+        """Heartbeats; what Redis has forgotten is finished on disk alone, and an heir's batches are his."""
+        for token, batch in list(self.open.items()):
+            if set(self.worker.holders(batch.held).values()) - {self.worker.name}:
+                log.warning(event("taken", **batch.ids, hint="this lane was silent, another took it up"))
+                del self.open[token]
         lost = self.worker.beat(self.held())
         for _queue, job_id, _execution in lost - self._forgotten:
             log.warning(event("forgotten", job=job_id, hint="Redis does not know it; it ends on disk only"))
@@ -191,26 +197,42 @@ class Lane:
         """All that the open batches hold."""
         return {each for batch in self.open.values() for each in batch.held}
 
-    # -- after a restart ----------------------------------------------------------------------------------
+    # -- after a restart, and after another lane's end ------------------------------------------------------
 
-    def _adopt(self) -> None:
-        """Take up the batches that an earlier process of this lane left."""
+    def _adopt(self) -> set[tuple[str, str, str]]:
+        """Take up the batches that an earlier process of this lane left, and those of lanes that are gone.
+
+        What the batches of others hold.
+        """
+        others: set[tuple[str, str, str]] = set()
         for token in batches.live(self.config.root):
             place = BatchDirectory(self.config.root, token)
-            batch = self._read(place)
-            if batch is not None and batch.lane == self.worker.name:
-                self.open[token] = InFlight(place, batch, place.job_id())
-        lost = self.worker.beat(self.held())
-        for adopted in self.open.values():  # whose end is on disk and who is not held: that end was taken in
-            ended = adopted.place.ended()
+            batch = None if token in self.open else self._read(place)
+            if batch is None:
+                continue
+            adopted = InFlight(place, batch, place.job_id())
+            holders = self.worker.holders(adopted.held)
+            if not self._inherits(batch, holders):
+                others |= adopted.held
+                continue
+            ended = place.ended()  # whose end is on disk and who is not held: that end was taken in
             adopted.settled |= {
                 number
                 for number, job in adopted.unsettled
-                if number in ended and (job.queue, job.id, job.execution) in lost
+                if number in ended and (job.queue, job.id, job.execution) not in holders
             }
-            left = len(adopted.unsettled)
-            log.info(event("adopt", batch=adopted.place.token, slurm_job=adopted.job_id or None, jobs=left))
+            self.open[token] = adopted
+            log.info(event("adopt", **adopted.ids, jobs=len(adopted.unsettled)))
         self._adopted = True
+        return others
+
+    def _inherits(self, batch: Batch, holders: Mapping[tuple[str, str, str], str]) -> bool:
+        """Whether a batch is ours from now on; one whose jobs this Redis does not know is its maker's."""
+        lanes = set(holders.values()) - {self.worker.name}
+        return (batch.lane == self.worker.name or bool(holders)) and all(
+            self.worker.inherit(lane, [each for each, name in holders.items() if name == lane])
+            for lane in lanes
+        )
 
     def _read(self, place: BatchDirectory) -> Batch | None:
         try:
@@ -226,7 +248,8 @@ class Lane:
         return None
 
     def _sweep(self) -> None:
-        for queue, job_id, execution in self.worker.strays(self.held()):
+        others = self._adopt()
+        for queue, job_id, execution in self.worker.strays(self.held() | others):
             self.worker.give_back(queue, job_id, execution, count=False, reason="in no batch")
         if removed := batches.prune(self.config.root, time.time() - KEEP):
             log.info(event("prune", batches=removed))
@@ -248,7 +271,9 @@ class Lane:
 
 
 def overflow_queues(config: Config) -> tuple[str, ...]:
-    """The queues whose jobs the lane takes when they have waited too long."""
+    """The queues whose jobs the lane takes when they wait too long, or are too many."""
+    if config.lane.overflow_after is None and config.lane.overflow_above is None:
+        return ()
     named = config.lane.overflow_queues
     return named or tuple(queue for queue in config.short.queues if queue != "maintenance")
 

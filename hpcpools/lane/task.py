@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -110,7 +109,7 @@ def _be_the_task(
         process.forget_signals()
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm warns all processes before the limit
         _redirect(place, number)
-        _reseed()
+        process.reseed()
         said = _call(job, modules)
         # Plain: only the entry on this node reads it, and only if this process lived to write it.
         place.said(number).write_bytes(json.dumps(said, separators=(",", ":")).encode())
@@ -158,10 +157,3 @@ def _redirect(place: BatchDirectory, number: int) -> None:
         os.dup2(source, target)
     os.close(out)
     os.close(nothing)
-
-
-def _reseed() -> None:
-    """Each task its own random numbers, although all are forked from the same memory."""
-    random.seed()
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()

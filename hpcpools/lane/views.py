@@ -6,8 +6,9 @@ Refuses to ask Slurm: its last answer lies in the cache that all readers share.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
@@ -17,8 +18,7 @@ from hpcpools.training import watch
 from hpcpools.training.watch import Poll
 
 
-@dataclass(frozen=True)
-class BatchView:
+class BatchView(Struct, frozen=True):
     """One open batch. ``state``, ``reason``, ``nodes``: Slurm's words, empty while it has not said any."""
 
     batch: str
@@ -31,8 +31,7 @@ class BatchView:
     ended: int
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """Where a job is carried: task ``number`` of ``batch``; ``listed``: Slurm's words about its job."""
 
     place: BatchDirectory

@@ -26,11 +26,13 @@ from rq.worker.base import WorkerStatus
 from hpcpools.config import Config
 from hpcpools.eventlog import event, log
 from hpcpools.short.job import HpcJob, HpcQueue, Json
+from hpcpools.short.record import text
 from hpcpools.short.recovery import LANE, name_prefix
 from hpcpools.short.scripts import DEATHS, MAX_DEATHS, POISON, Scripts, queue_key, wip_key
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.client import Pipeline
 
 TTL = 90  # seconds that rq believes in the lane without a heartbeat
 HELD_TTL = 86400  # and in what it holds: that lies on disk, and lives on while the lane is restarted
@@ -93,6 +95,10 @@ class LaneWorker(Worker):
             return max(0.0, time.time() - at.timestamp())
         return 0.0
 
+    def length(self, queue: str) -> int:
+        """How many jobs wait in a queue."""
+        return int(self.connection.llen(queue_key(queue)))
+
     def claim(self, queue: str) -> Held | None:
         """Take the first job of a queue; None if there is none, or rq is suspended."""
         asker = f"{self.name}-{secrets.token_hex(4)}"  # who claims must hold nothing, and we hold many
@@ -112,19 +118,27 @@ class LaneWorker(Worker):
         job.came_from(claim.queue)
         return Held(claim.queue, claim.job_id, claim.execution_id, job)
 
-    def give_back(self, queue: str, job_id: str, execution_id: str, *, count: bool, reason: str) -> bool:
+    def give_back(
+        self,
+        queue: str,
+        job_id: str,
+        execution_id: str,
+        *,
+        count: bool,
+        reason: str,
+        **ids: str | None,
+    ) -> bool:
         """Put it at the front of its queue; ``count``: its carrier died under it, and three times is enough.
 
-        False if it must be tried again.
+        ``ids``: ``batch`` and ``slurm_job`` that carried it, for the log. False if it must be tried again.
         """
         answer = self._scripts.put_back(queue, job_id, execution_id, self.name, count=count)
         if answer == POISON:
             reason = f"given up after {MAX_DEATHS} Slurm jobs: {reason}"
-            return self.finish(
-                queue, job_id, execution_id, {"outcome": "failed", "reason": reason, "deaths": True}
-            )
+            end = {"outcome": "failed", "reason": reason, "deaths": True, **ids}
+            return self.finish(queue, job_id, execution_id, end)
         if answer and reason:
-            log.warning(event("put-back", job=job_id, queue=queue, reason=reason))
+            log.warning(event("put-back", job=job_id, **ids, queue=queue, reason=reason))
         return True
 
     def finish(self, queue: str, job_id: str, execution_id: str, end: Mapping[str, Any]) -> bool:
@@ -134,7 +148,7 @@ class LaneWorker(Worker):
         """
         execution = self._execution(job_id, execution_id)
         if not self._holds(queue, execution):
-            log.warning(event("orphan", job=job_id, queue=queue, outcome=end["outcome"]))
+            log.warning(event("orphan", job=job_id, **_carrier(end), queue=queue, outcome=end["outcome"]))
             return True
         try:
             job = self._class.load(job_id, self.connection).came_from(queue)
@@ -151,10 +165,12 @@ class LaneWorker(Worker):
         if end["outcome"] == "finished" and not job.refusal:
             job._result = end.get("result")
             self.handle_job_success(job, where, where.started_job_registry, execution)
-            log.info(event("end", job=job.id, task=job.task, log=end.get("log")))
+            log.info(event("end", job=job.id, **_carrier(end), task=job.task, log=end.get("log")))
             return
         reason = f"refused: {job.refusal}" if job.refusal else str(end.get("reason", ""))
-        log.warning(event("fail", job=job.id, queue=queue, reason=reason, log=end.get("log")))
+        log.warning(
+            event("fail", job=job.id, **_carrier(end), queue=queue, reason=reason, log=end.get("log"))
+        )
         self._stopped_job_id = job.id if end["outcome"] == "stopped" else None
         if end.get("deaths"):
             job.retries_left = None  # each death was a try already
@@ -201,8 +217,45 @@ class LaneWorker(Worker):
         pipe.zadd(f"rq:executions:{execution.job_id}", {execution.id: until + 60}, xx=True)
         pipe.expire(f"rq:executions:{execution.job_id}", HELD_TTL + 60)
 
+    def holders(self, held: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+        """The lane that holds each of ``held`` in Redis; what none holds is left out."""
+        with self.connection.pipeline(transaction=False) as pipe:
+            for queue, job_id, execution_id in held:
+                pipe.zscore(wip_key(queue), f"{job_id}:{execution_id}")
+                pipe.hget(f"rq:execution:{job_id}:{execution_id}", "worker_name")
+            answers = pipe.execute()
+        return {
+            each: text(name)
+            for each, score, name in zip(held, answers[::2], answers[1::2], strict=True)
+            if score is not None and text(name).startswith(LANE)
+        }
+
+    def inherit(self, lane: str, held: Collection[tuple[str, str, str]]) -> bool:
+        """Become the holder of what another lane holds; False if that one lives.
+
+        A lane that Redis does not know any more was silent for ``TTL``; should it come back, it is known
+        again before it looks at what is its own, and one of the two sees the other.
+        """
+        known = f"rq:worker:{lane}"
+
+        def take(pipe: Pipeline) -> None:
+            if pipe.exists(known):
+                return
+            pipe.multi()
+            for queue, job_id, execution_id in held:
+                execution = self._execution(job_id, execution_id)
+                pipe.hset(execution.key, "worker_name", self.name)
+                pipe.hset(f"rq:job:{job_id}", "worker_name", self.name)
+                pipe.sadd(self.executions_key, execution.composite_key)
+                self._keep(pipe, queue, execution)
+
+        taken = bool(self.connection.transaction(take, known))
+        if taken:
+            log.warning(event("inherit", lane=lane, jobs=len(held)))
+        return taken
+
     def strays(self, known: Collection[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-        """What Redis says this lane holds and no batch of it knows: it died between the two."""
+        """What this lane, or one that is gone, holds and no batch knows: it died between the two."""
         with self.connection.pipeline(transaction=False) as pipe:
             for queue in self._names:
                 pipe.zrange(wip_key(queue), 0, -1)
@@ -216,11 +269,12 @@ class LaneWorker(Worker):
             for _, job_id, execution_id in unknown:
                 pipe.hget(f"rq:execution:{job_id}:{execution_id}", "worker_name")
             names = pipe.execute(raise_on_error=False)
-        ours = (self.name.encode(), f"{self.name}-".encode())
+        # While a lane claims, it is called lane-HASH-RANDOM.
+        lanes = ["-".join(text(name).split("-")[:2]) for name in names]
         return [
             each
-            for each, name in zip(unknown, names, strict=True)
-            if isinstance(name, bytes) and (name == ours[0] or name.startswith(ours[1]))
+            for each, lane in zip(unknown, lanes, strict=True)
+            if lane == self.name or (lane.startswith(LANE) and self.inherit(lane, [each]))
         ]
 
     def asked_to_stop(self) -> tuple[set[str], bool]:
@@ -236,6 +290,11 @@ class LaneWorker(Worker):
 
     def _execution(self, job_id: str, execution_id: str) -> Execution:
         return Execution(execution_id, job_id, self.connection, worker_name=self.name)
+
+
+def _carrier(end: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids of what a job ended in."""
+    return {name: end.get(name) for name in ("batch", "slurm_job")}
 
 
 def _moment(at: float) -> datetime:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,7 +20,7 @@ from rq.utils import now
 
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, RedisUnavailableError, RefusedError
-from hpcpools.eventlog import event, log
+from hpcpools.eventlog import event, log, while_in
 from hpcpools.redisdb.connect import connect
 from hpcpools.redisdb.outage import AWAY, delays
 from hpcpools.short import outcome, printed, process
@@ -89,14 +87,15 @@ class Child:
         self._bells = [bell_key(queue) for queue in self._queues]
         self._stop = self._resting = self._armed = False
         self._jobs = 0
-        self._job = ""  # the id of the one that runs
+        self._job = ""  # the id of the one that runs, or of the last one until another is asked for
         self._pid = os.getpid()
         process.adopt_orphans()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor
         signal.signal(signal.SIGTERM, self._asked)
         signal.signal(signal.SIGALRM, self._alarm)
-        _reseed()
-        printed.capture(lambda: self._job)
+        process.reseed()
+        while_in(lambda: self._job)
+        printed.capture()
         self._memory = process.Memory()
         self._residue = Residue()
 
@@ -122,6 +121,7 @@ class Child:
     # -- between jobs -------------------------------------------------------------------------------------
 
     def _claim(self) -> Claim | None:
+        self._job = ""
         for wait in delays():
             try:
                 return self._took(self._steps.claim(new_execution_id(), self._queues))
@@ -168,10 +168,13 @@ class Child:
             return None, ""
         self._job = job.id
         self._tally.waited(self._line, claim.queue, waited(claim.fields))
+        self._tally.starts(self._line, task)
         began = time.monotonic()
         value, error = self._run(job, work)
         took = time.monotonic() - began
-        self._tally.ran(self._line, task, took, failed=error is not None)
+        late = isinstance(error, JobTimeoutException)
+        cause = "" if error is None else outcome.LIMIT if late else outcome.RAISED
+        self._tally.ran(self._line, task, took, cause=cause)
         left = self._residue.found() or self._spent()
         flush()
         if error is None:
@@ -179,7 +182,6 @@ class Child:
             if took >= TOLD:
                 log.info(event("end", job=job.id, task=task, seconds=took))
             return following, left
-        late = isinstance(error, JobTimeoutException)
         reason = outcome.over(job.timeout or 0) if late else outcome.describe(error)
         self._fail(work, reason, f"{outcome.trace(error)}{reason}\n", vars(job).get("meta"))
         return None, left
@@ -258,10 +260,3 @@ def _connected(config: Config) -> Redis:
             log.warning(event("redis-away", error=error))
         time.sleep(wait)
     raise AssertionError
-
-
-def _reseed() -> None:
-    """Each child its own random numbers, although all are forked from the same memory."""
-    random.seed()
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hpcpools import atomic, formats
 from hpcpools import config as configuration
@@ -26,8 +27,7 @@ from hpcpools.textsafe import one_line
 ADDED, PAUSED = ".json", ".paused"
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(Struct, frozen=True):
     """One schedule. ``file`` declares it; ``paused``: since when, seconds since the epoch, None if not."""
 
     name: str
@@ -44,11 +44,10 @@ class Declared:
         return "on" if self.paused is None else "paused"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """All schedules by name, those of the config first; ``problems`` tells what was left out, and why."""
 
-    entries: Mapping[str, Declared] = field(default_factory=dict)
+    entries: Mapping[str, Declared] = {}
     problems: tuple[str, ...] = ()
 
     def find(self, name: str) -> Declared:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
 _LOOK = 1.0  # seconds: a job can also end without a result, so a waiting process looks this often
-_STOP = 3.0  # seconds to wait for a running job to be stopped
+_STOP = 10.0  # seconds to wait for a running job to be stopped; the lane and its node look once a second each
 
 
 def fetch(config: Config, job_id: str) -> ShortJob:
@@ -230,6 +230,7 @@ class ShortJob:
     def cancel(self) -> None:
         """Take it out of its queue, or kill it if it runs; a job that ended stays as it is.
 
+        Waits up to ten seconds for the end; if nobody heeds the word, ``state`` is still ``started``.
         Raises NotFoundError, RedisUnavailableError.
         """
         give_up = time.monotonic() + _STOP

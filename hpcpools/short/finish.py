@@ -24,7 +24,8 @@ _NOT_PLAIN = -1
 # KEYS and the first five ARGV: as for a claim. Then: queue, job id, execution id, the time in rq's words and
 # in seconds, result (base64, or empty), its life in seconds, 1 to claim afterwards.
 # Only who removes the execution owns the outcome. If it is gone, an earlier call, whose reply was lost, or
-# somebody else wrote it.
+# somebody else wrote it. A Redis that is full lets a script write on once it has taken something away: so the
+# first write is a DEL, and jobs end whatever waits.
 _FINISH = """
 local function finish()
   local queue, id, execution, worker = ARGV[6], ARGV[7], ARGV[8], KEYS[3]
@@ -41,6 +42,7 @@ local function finish()
       'execution_ended_at', ARGV[10]}) do
     result[#result + 1] = word
   end
+  redis.call('DEL', 'rq:execution:' .. held)
   redis.call('XADD', 'rq:results:' .. id, 'MAXLEN', '~', '10', '*', unpack(result))
   redis.call('EXPIRE', 'rq:results:' .. id, ttl)
   redis.call('HSET', job, 'status', 'finished', 'ended_at', ARGV[9])
@@ -49,7 +51,6 @@ local function finish()
   redis.call('EXPIRE', job .. ':dependencies', ttl)
   redis.call('HINCRBY', worker, 'successful_job_count', 1)
   redis.call('HINCRBYFLOAT', worker, 'total_working_time', string.format('%.6f', ARGV[10] - started))
-  redis.call('DEL', 'rq:execution:' .. held)
   redis.call('ZREM', wip, held)
   redis.call('ZREM', 'rq:executions:' .. id, execution)
   redis.call('SREM', KEYS[1], held)

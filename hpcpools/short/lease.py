@@ -10,9 +10,10 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from hpcpools.errors import RefusedError
 from hpcpools.redisdb import keys
@@ -44,8 +45,7 @@ class LeaseLostError(RefusedError):
     """Another scheduler holds the lease now; whatever was about to be written was not."""
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """Who holds the lease, and how many seconds ago they last said so."""
 
     name: str

@@ -14,9 +14,26 @@ from hpcpools.errors import HpcpoolsError, RefusedError
 from hpcpools.textsafe import one_line
 
 MAX_RESULT = 1024 * 1024  # bytes of JSON
-STOPPED = "stopped by user"
-KILLED = "killed by signal 9 (SIGKILL), as kill-horse asked"
+# Causes of a failure, to be counted by: the task raised; ran too long; held too much; somebody asked for the
+# end; its process ended by itself; its workers were killed, too often.
+RAISED, LIMIT, MEMORY, ASKED, ENDED, LOST = CAUSES = ("raised", "limit", "memory", "asked", "ended", "lost")
 _OURS = ("rq.", "hpcpools.short.", "hpcpools.lane.")
+
+
+class Reason(str):
+    """Why a task failed, for people to read; ``cause`` is the one of CAUSES that it counts as."""
+
+    cause: str
+
+    def __new__(cls, text: str, cause: str) -> Reason:
+        """``text``, counted as ``cause``."""
+        reason = super().__new__(cls, text)
+        reason.cause = cause
+        return reason
+
+
+STOPPED = Reason("stopped by user", ASKED)
+KILLED = Reason("killed by signal 9 (SIGKILL), as kill-horse asked", ASKED)
 
 
 def check_result(value: Any) -> bytes:
@@ -36,26 +53,32 @@ def check_result(value: Any) -> bytes:
     return text
 
 
-def over(limit: float) -> str:
+def over(limit: float) -> Reason:
     """It did not end in time."""
-    return f"ran over its limit of {limit:g} s"
+    return Reason(f"ran over its limit of {limit:g} s", LIMIT)
 
 
-def too_large(used: int, limit: int) -> str:
+def too_large(used: int, limit: int) -> Reason:
     """It held more memory than ``limit``; both in bytes."""
-    return f"used {used / 2**30:.2g} GiB of memory, the limit is {limit / 2**30:.2g} GiB (short.memory_mb)"
+    sizes = f"used {used / 2**30:.2g} GiB of memory, the limit is {limit / 2**30:.2g} GiB"
+    return Reason(f"{sizes} (short.memory_mb)", MEMORY)
 
 
-def cause(code: int) -> str:
+def cause(code: int) -> Reason:
     """Its process ended with this exit code (negative: a signal) without a word."""
     if code >= 0:
-        return f"its process exited with code {code} before the task returned"
+        return Reason(f"its process exited with code {code} before the task returned", ENDED)
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = "unknown"
     memory = ", perhaps out of memory" if -code == signal.SIGKILL else ""
-    return f"killed by signal {-code} ({name}){memory}"
+    return Reason(f"killed by signal {-code} ({name}){memory}", ENDED)
+
+
+def killed_too_often(deaths: int, last: str) -> str:
+    """That many workers were killed while they ran it; ``last``: how the last one died, if that is known."""
+    return f"its worker was killed {deaths} times while it ran" + (last and f" ({last})")
 
 
 def describe(error: BaseException) -> str:

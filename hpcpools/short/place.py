@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from hpcpools.short.board import Work
+from hpcpools.short.outcome import Reason
 from hpcpools.short.worker import HpcWorker
 
 SETTLED = 5.0  # seconds a child must have lived for the next one to start without delay
@@ -25,11 +26,12 @@ class Place:
     pid: int = 0
     code: int | None = None
     started: float = 0.0
+    ended: float = 0.0
     quick_deaths: int = 0
     not_before: float = 0.0
     done: bool = False  # it ended by itself in a burst
     killed: Work | None = None  # what we killed it for; it may have gone on to other work in that moment
-    reason: str = ""  # with what to fail that; empty: put it back
+    reason: Reason | None = None  # with what to fail that; None: put it back
 
     @property
     def free(self) -> bool:
@@ -43,8 +45,8 @@ class Place:
 
     def died(self, code: int, *, expected: bool) -> None:
         """``expected``: nothing speaks against starting the next one at once."""
-        self.code, self.pid = code, 0
-        quick = not expected and time.monotonic() - self.started < SETTLED
+        self.code, self.pid, self.ended = code, 0, time.monotonic()
+        quick = not expected and self.ended - self.started < SETTLED
         self.quick_deaths = self.quick_deaths + 1 if quick else 0
         delay = min(0.1 * 2**self.quick_deaths, LONGEST_DELAY) if quick else 0.0
-        self.not_before = time.monotonic() + delay
+        self.not_before = self.ended + delay

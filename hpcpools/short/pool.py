@@ -50,6 +50,7 @@ def run(config: Config, *, burst: bool = False, workers: int | None = None, grac
                 event("cuda-before-fork", hint="a module initialises CUDA on import; no task can use it")
             )
         connect(config).close()
+        gc.set_threshold(700, 10, 10)  # Python's own: a command collects later, tasks shall not
         gc.collect()
         gc.freeze()  # what was loaded so far stays shared with the workers' memory
         Supervisor(job_class, workers, burst, grace).run()

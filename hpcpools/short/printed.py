@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 
 from hpcpools.eventlog import event, log
 
@@ -15,10 +14,10 @@ LONGEST = 2000  # characters of a line; more begins another event
 
 
 class Printed(io.TextIOBase):
-    """A text stream that tells each line as an event of the job that ``job`` names at that moment."""
+    """A text stream that tells each line as an event of the job that runs at that moment."""
 
-    def __init__(self, stream: str, job: Callable[[], str], fd: int) -> None:
-        self._stream, self._job, self._fd = stream, job, fd
+    def __init__(self, stream: str, fd: int) -> None:
+        self._stream, self._fd = stream, fd
         self._partial = ""
 
     encoding = "utf-8"
@@ -50,10 +49,10 @@ class Printed(io.TextIOBase):
 
     def _tell(self, line: str) -> None:
         if line.strip():
-            log.info(event("print", job=self._job() or None, stream=self._stream, text=line))
+            log.info(event("print", stream=self._stream, text=line))
 
 
-def capture(job: Callable[[], str]) -> None:
-    """Put the streams of this process in place; ``job`` tells the id of the job that runs, or ""."""
-    sys.stdout = Printed("stdout", job, 1)
-    sys.stderr = Printed("stderr", job, 2)
+def capture() -> None:
+    """Put the streams of this process in place."""
+    sys.stdout = Printed("stdout", 1)
+    sys.stderr = Printed("stderr", 2)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import select
 import signal
+import sys
 import time
 from collections.abc import Container, Iterator, Sequence
 
@@ -155,6 +157,17 @@ def forget_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def reseed() -> None:
+    """In a forked child: random numbers of its own, although all are forked from the same memory.
+
+    numpy imports its generators when they are first asked for, and seeds them then; asking here would cost
+    each child 4 MiB of its own.
+    """
+    random.seed()
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
 
 
 def _children(pid: str) -> Iterator[int]:

@@ -58,9 +58,12 @@ def sign(key: bytes, job_id: str, fields: Mapping[str, Any], data: bytes) -> str
 
 def _signed(job_id: str, fields: Mapping[str, Any], data: bytes) -> dict[str, bytes]:
     """The signed fields as Redis holds them; a missing one is like an empty one."""
-    values = {name: fields.get(name, b"") for name in SIGNED}
-    values |= {"id": job_id, "data": data}
-    return {name: v if isinstance(v, bytes) else str(v).encode() for name, v in values.items()}
+    values: dict[str, bytes] = {}
+    for name in SIGNED:
+        value = fields.get(name, b"")
+        values[name] = value if isinstance(value, bytes) else str(value).encode()
+    values["id"], values["data"] = job_id.encode(), data
+    return values
 
 
 def _sound(fields: Mapping[str, Any]) -> bool:

@@ -19,10 +19,13 @@ from rq.job import JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ReadyJobRegistry
 
 from hpcpools.config import Config
+from hpcpools.errors import RefusedError
 from hpcpools.eventlog import event, log
 from hpcpools.redisdb.outage import AWAY
+from hpcpools.short import outcome
 from hpcpools.short.job import HpcJob, HpcQueue, Json
 from hpcpools.short.scripts import DEATHS, MAX_DEATHS, POISON, Scripts, intermediate_key, wip_key
+from hpcpools.short.tally import OTHER, Tally
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -43,12 +46,13 @@ class Recovery:
     What the Slurm lane holds is left alone: it runs on other machines, and the lane gives it back itself.
     """
 
-    def __init__(self, connection: Redis, job_class: type[HpcJob]) -> None:
+    def __init__(self, connection: Redis, job_class: type[HpcJob], tally: Tally) -> None:
         self._connection = connection
         self._job_class = job_class
         self._queues = job_class.config.queues
         self._prefix = name_prefix(job_class.config)
         self._scripts = Scripts(connection)
+        self._tally = tally
         self._seen: set[tuple[str, str]] = set()
 
     def sweep(self, live: Collection[str], *, first: bool = False) -> None:
@@ -119,7 +123,7 @@ class Recovery:
     ) -> None:
         answer = self._scripts.put_back(queue, job_id, execution_id, worker, count=count)
         if answer == POISON:
-            reason = f"its worker was killed {MAX_DEATHS} times while it ran" + (cause and f" ({cause})")
+            reason = outcome.killed_too_often(MAX_DEATHS, cause)
             log.error(event("fail", job=job_id, queue=queue, worker=worker, reason=reason))
             self._fail(queue, job_id, execution_id, worker, reason)
         elif answer:
@@ -139,6 +143,7 @@ class Recovery:
             job._handle_failure(reason, pipe, worker_name=worker)
             pipe.hdel(job.key, DEATHS)  # if it is requeued by hand, it starts afresh
             pipe.execute()
+        self._tally.lost(*_last_seen(job))
         HpcQueue(queue, connection=self._connection, job_class=self._job_class).enqueue_dependents(job)
 
     def _drop_strangers(self) -> None:
@@ -191,6 +196,16 @@ class Recovery:
                     for queue in self._queues:
                         pipe.srem(f"rq:workers:{queue}", f"rq:worker:{name}")
             pipe.execute()
+
+
+def _last_seen(job: HpcJob) -> tuple[str, float]:
+    """Its task, and for how many seconds its last worker is known to have run it."""
+    try:
+        name = job.entry().name
+    except RefusedError:
+        name = OTHER
+    beat, start = job.last_heartbeat, job.started_at
+    return name, max(0.0, (beat - start).total_seconds()) if beat and start else 0.0
 
 
 def _name(value: object) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from msgspec.structs import replace
 from rq_scheduler import Scheduler
 
 from hpcpools import catalog

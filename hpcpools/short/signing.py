@@ -7,6 +7,7 @@ file with the wrong owner or mode.
 from __future__ import annotations
 
 import functools
+import hashlib
 import hmac
 import os
 import secrets
@@ -50,17 +51,33 @@ def sign(key: bytes, fields: Mapping[str, bytes]) -> str:
     """HMAC-SHA256 in hex over every name and value, each with its length, so that no two maps look alike."""
     if len(key) != KEY_BYTES:
         raise ValueError("no pool key: use a job class made by hpcpools.short.job.bind")
-    parts = [_PURPOSE]
-    for name in sorted(fields):
-        value = fields[name]
-        parts += (_named(name), len(value).to_bytes(8, "big"), value)
-    return hmac.digest(key, b"".join(parts), "sha256").hex()
+    parts: list[bytes] = []
+    for name, label, empty in _layout(tuple(fields)):
+        if value := fields[name]:
+            parts += (label, len(value).to_bytes(8, "big"), value)
+        else:
+            parts.append(empty)
+    inner, outer = (begun.copy() for begun in _begun(key))
+    inner.update(b"".join(parts))
+    outer.update(inner.digest())
+    return outer.hexdigest()
 
 
-@functools.cache
-def _named(name: str) -> bytes:
-    encoded = name.encode()
-    return len(encoded).to_bytes(8, "big") + encoded
+@functools.lru_cache(maxsize=16)
+def _layout(names: tuple[str, ...]) -> list[tuple[str, bytes, bytes]]:
+    """Of each name in order: itself with its length, and the same before a value that is empty."""
+    encoded = [(name, name.encode()) for name in sorted(names)]
+    labels = [(name, len(text).to_bytes(8, "big") + text) for name, text in encoded]
+    return [(name, label, label + bytes(8)) for name, label in labels]
+
+
+@functools.lru_cache(maxsize=16)
+def _begun(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """HMAC's two hashes (RFC 2104) with the key taken in: a copy of them costs a third of hmac.digest."""
+    block = key.ljust(64, b"\0")
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    inner.update(_PURPOSE)
+    return inner, outer
 
 
 def verify(key: bytes, fields: Mapping[str, bytes], signature: bytes) -> bool:

@@ -13,10 +13,11 @@ import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timezone, tzinfo
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from hpcpools.catalog import BUILT_IN
 from hpcpools.config import Config
@@ -31,8 +32,7 @@ MAX_COUNTED = 10_000  # missed slots of a cron line are counted one by one, up t
 _RANDOM = re.compile(r"(?<![A-Za-z])[RrHh](?![A-Za-z])")
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(Struct, frozen=True):
     """When a schedule fires: ``every`` so many seconds since the epoch, or by a ``cron`` line in ``zone``.
 
     ``offset``: seconds by which the grid is moved, so that the upkeep of many pools is not due at once.
@@ -109,8 +109,7 @@ def _walls(cron: str, start: int) -> croniter:
     return croniter(cron, datetime.fromtimestamp(start, timezone.utc))
 
 
-@dataclass(frozen=True)
-class Due:
+class Due(Struct, frozen=True):
     """The one slot to fire now; how many older ones were missed on the way, the first and last of them."""
 
     slot: int

@@ -18,8 +18,9 @@ from hpcpools.eventlog import event, log
 from hpcpools.redisdb.connect import connect
 from hpcpools.redisdb.outage import AWAY, told
 from hpcpools.short import child, outcome, process
-from hpcpools.short.board import IDLE, SAVING, Board, Work
+from hpcpools.short.board import IDLE, SAVING, Board, Running, Work
 from hpcpools.short.job import HpcJob
+from hpcpools.short.outcome import Reason
 from hpcpools.short.place import Place
 from hpcpools.short.process import Signals
 from hpcpools.short.recovery import Recovery, name_prefix
@@ -68,7 +69,7 @@ class Supervisor:
             for line in range(lines)
         ]
         self._connection = connection
-        self._recovery = Recovery(connection, job_class)
+        self._recovery = Recovery(connection, job_class, self._tally)
         self._watch = Watch(connection, job_class, prefix)
         self._away_until = 0.0
         self._due = dict.fromkeys((self._beat, self._sweep), 0.0)
@@ -162,23 +163,26 @@ class Supervisor:
             return True
         cause = outcome.cause(place.code)
         if place.killed:
-            reason = place.reason if ran and ran.work == place.killed else ""
+            reason = place.reason if ran and ran.work == place.killed else None
         else:
-            reason = "" if place.code == -signal.SIGKILL else cause
-        if ran and reason and not self._fail(place.worker, ran.work, reason):
+            reason = None if place.code == -signal.SIGKILL else cause
+        if ran and reason and not self._fail(place, ran, reason):
             return False
         name = place.worker.name
         self._recovery.recover(self._live(), only=name, count=not place.killed, cause=cause)
         return True
 
-    def _fail(self, worker: HpcWorker, work: Work, reason: str) -> bool:
+    def _fail(self, place: Place, ran: Running, reason: Reason) -> bool:
         try:
-            return worker.fail(work, reason)
+            if not place.worker.fail(ran.work, reason):
+                return False
         except AWAY:
             raise
         except Exception as error:  # somebody changed its record while it ran; then it goes back instead
-            log.error(event("settle-fail", job=work.job, error=error))
-            return True
+            log.error(event("settle-fail", job=ran.work.job, error=error))
+        else:
+            self._tally.died(place.line, place.ended - ran.since, reason.cause)
+        return True
 
     def _limit(self, place: Place) -> None:
         running = self._board.running(place.line)
@@ -191,7 +195,7 @@ class Supervisor:
         if limit and (used := process.resident(place.pid)) > limit:
             self._kill(place, running.work, outcome.too_large(used, limit))
 
-    def _kill(self, place: Place, work: Work, reason: str) -> None:
+    def _kill(self, place: Place, work: Work, reason: Reason | None) -> None:
         place.killed, place.reason = work, reason
         process.kill_group(place.pid)
 
@@ -215,7 +219,7 @@ class Supervisor:
                 os.kill(place.pid, signal.SIGTERM)
             elif place.pid and (self._step > 2 or self._board.state(place.line) != SAVING):
                 running = self._board.running(place.line)
-                self._kill(place, running.work if running else Work("", "", ""), "")
+                self._kill(place, running.work if running else Work("", "", ""), None)
 
     def _nap(self) -> float:
         if any(place.code is not None for place in self._places):

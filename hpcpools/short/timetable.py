@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, astuple, replace
 
 from hpcpools.config import Config
 from hpcpools.redisdb import keys
@@ -24,8 +26,7 @@ LATE_KEPT = 100  # latenesses of the newest firings
 GAPS_KEPT = 10  # times in which slots were missed
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """Slots that passed while no scheduler was live: the first, the last, and the one fired for them all."""
 
     missed: int
@@ -34,8 +35,7 @@ class Gap:
     fired: int
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """What the scheduler remembers of one schedule; times in seconds since the epoch, by Redis's clock."""
 
     timing: str = ""  # a record of another timing says nothing about this one's slots
@@ -52,9 +52,9 @@ class Record:
 
     def to_hash(self) -> dict[Any, Any]:
         """The fields as Redis keeps them, unknown ones left out."""
-        lists = {"late": list(self.late), "gaps": [[*vars(gap).values()] for gap in self.gaps]}
+        lists = {"late": list(self.late), "gaps": [[*astuple(gap)] for gap in self.gaps]}
         texts = {name: json.dumps(value, separators=(",", ":")) for name, value in lists.items() if value}
-        return {k: v for k, v in vars(self).items() if v is not None and k not in lists} | texts
+        return {k: v for k, v in asdict(self).items() if v is not None and k not in lists} | texts
 
     @staticmethod
     def from_hash(raw: Mapping[Any, Any]) -> Record:
@@ -122,8 +122,7 @@ def _gap(missed: int, first: int, last: int, fired: int) -> Gap:
     return Gap(int(missed), _slot(first), _slot(last), _slot(fired))
 
 
-@dataclass(frozen=True)
-class ScheduleStatus:
+class ScheduleStatus(Struct, frozen=True):
     """One schedule as commands show it; times in seconds since the epoch, lengths in seconds."""
 
     name: str

@@ -10,9 +10,11 @@ import base64
 import json
 import time
 import zlib
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hpcpools.config import Config
 from hpcpools.errors import NotFoundError
@@ -44,8 +46,7 @@ _FACTS = (
 )
 
 
-@dataclass(frozen=True)
-class QueueView:
+class QueueView(Struct, frozen=True):
     """One queue; ``oldest`` is how long, in seconds, the job at its front has waited."""
 
     name: str
@@ -58,8 +59,7 @@ class QueueView:
     deferred: int
 
 
-@dataclass(frozen=True)
-class WorkerView:
+class WorkerView(Struct, frozen=True):
     """One worker; ages in seconds."""
 
     name: str
@@ -74,8 +74,7 @@ class WorkerView:
     failed: int
 
 
-@dataclass(frozen=True)
-class JobView:
+class JobView(Struct, frozen=True):
     """One job in a list; times are seconds since the epoch. ``call`` is for display: task and arguments."""
 
     id: str
@@ -88,8 +87,7 @@ class JobView:
     ended: float | None
 
 
-@dataclass(frozen=True)
-class JobDetail:
+class JobDetail(Struct, frozen=True):
     """All of one job. ``reason`` in one line, ``trace`` in full; ``result``, ``meta``: any JSON value."""
 
     job: JobView
@@ -287,7 +285,7 @@ def _value(data: object) -> Any:
 def _seconds(value: object) -> float | None:
     """rq's UTC time as seconds since the epoch."""
     try:
-        moment = datetime.strptime(_text(value), "%Y-%m-%dT%H:%M:%S.%fZ")
+        moment = datetime.fromisoformat(_text(value).removesuffix("Z"))  # strptime: 1 ms for its import
     except ValueError:
         return None
     return moment.replace(tzinfo=timezone.utc).timestamp()

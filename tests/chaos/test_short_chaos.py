@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,28 +50,36 @@ def enqueue(lab: Lab, number: int, seconds: float = SECONDS) -> ShortJob:
     )
 
 
-def judge(lab: Lab, jobs: Iterable[ShortJob], kills: int, patience: float) -> None:
+def judge(lab: Lab, jobs: Sequence[ShortJob], kills: int, patience: float) -> None:
     """0 lost, no two live copies, no more repeats than kills, nothing left in rq's registries."""
     numbers = {job.id.removeprefix("job-") for job in jobs}
     give_up = time.monotonic() + patience
     states = {job.id: job.wait(max(0.1, give_up - time.monotonic())) for job in jobs}
     lines = lab.lines()
     starts = Counter(line[1] for line in lines if line[0] == "start")
-    assert [line for line in lines if line[0] == "overlap"] == []
-    # A job whose process was killed twice has used up its retry: it ended, with that reason, and is not lost.
-    unlucky = {job for job, state in states.items() if state == "failed" and starts[job[4:]] >= 2}
+    overlaps = [line for line in lines if line[0] == "overlap"]
+    # A job of which three workers were killed is not started again: it failed and says so, it is not lost.
+    failed = [job for job in jobs if states[job.id] == "failed"]
+    unlucky = {job.id for job in failed if "its worker was killed 3 times" in job.reason()}
+    ended = {line[1] for line in lines if line[0] == "end"} | {job[4:] for job in unlucky}
+    lost, repeats = numbers - ended, sum(starts.values()) - len(starts)
+    print(
+        f"figures: jobs {len(numbers)}, kills {kills}, lost {len(lost)}, failed {len(unlucky)}, "
+        f"repeats {repeats}, overlaps {len(overlaps)}"
+    )
+    assert overlaps == []
     assert {job: state for job, state in states.items() if state != "finished"}.keys() <= unlucky
     assert len(unlucky) <= 3
-    ended = {line[1] for line in lines if line[0] == "end"}
-    assert numbers - ended <= {job.removeprefix("job-") for job in unlucky}
-    assert sum(starts.values()) - len(starts) <= kills
+    assert lost == set()
+    assert repeats <= kills
     for key in ("rq:wip:default", "rq:queue:default", "rq:queue:default:intermediate"):
         wait_for(lambda key=key: not lab.redis.exists(key), f"{key} is empty")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_processes_killed_under_load(pool: Lab, seed: int) -> None:
-    """Every so often a worker, the supervisor or all of them die; whoever is left goes on."""
+    """REL-1: every 2 s a worker, the supervisor or all of them die; 1000 jobs, 0 lost, repeats ≤ workers
+    killed, at most one live copy, done within the ideal time and 120 s. 20 seeds."""
     chance = random.Random(seed)
     jobs = [enqueue(pool, number) for number in range(JOBS)]
     supervisor = pool.start_pool()
@@ -95,11 +103,11 @@ def test_processes_killed_under_load(pool: Lab, seed: int) -> None:
             supervisor = pool.start_pool()
         assert time.monotonic() - began < 300, "no progress"
     assert kills >= 3
-    judge(pool, jobs, kills, patience=JOBS * SECONDS / WORKERS + 120)
+    judge(pool, jobs, kills, patience=began + JOBS * SECONDS / WORKERS + 120 - time.monotonic())
 
 
 def test_redis_killed_under_load(pool: Lab) -> None:
-    """What was acknowledged is there after each death of Redis, and ends once."""
+    """REL-4: kill -9 of Redis 50 times under load; 0 of the acknowledged jobs lost, each ends once."""
     pool.start_pool()
     pool.wait_idle_workers(WORKERS)
     acknowledged: list[ShortJob] = []
@@ -120,13 +128,23 @@ def test_redis_killed_under_load(pool: Lab) -> None:
 
 
 def test_redis_away_in_mid_job(pool: Lab) -> None:
-    """Tasks that end during an outage are not run again: one result each."""
-    jobs = [enqueue(pool, number, seconds=1.0) for number in range(WORKERS * 3)]
+    """REL-5: Redis is away for 30 s while 100 jobs run: one run and one result each, none left as started
+    90 s later; idle workers are back within 10 s."""
+    jobs = [enqueue(pool, number, seconds=1.0) for number in range(100 if FULL else WORKERS * 3)]
     pool.start_pool()
     wait_for(lambda: len(pool.lines()) >= WORKERS, "all workers are busy")
     pool.server.kill()
     pool.server.wait()
-    back = time.monotonic() + OUTAGE
-    wait_for(lambda: time.monotonic() > back, "the outage is over", OUTAGE + 10)
+    _outage()
     pool.start_redis()
     judge(pool, jobs, kills=0, patience=90)
+    pool.server.kill()
+    pool.server.wait()
+    _outage()
+    pool.start_redis()
+    assert enqueue(pool, len(jobs), seconds=0).result(10) == len(jobs)
+
+
+def _outage() -> None:
+    back = time.monotonic() + OUTAGE
+    wait_for(lambda: time.monotonic() > back, "the outage is over", OUTAGE + 10)

@@ -11,7 +11,9 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.conftest import SITE
+from tests.lane.desk import Desk
 from tests.project import Project
+from tests.short.lab import Lab
 
 TASKS = """
 import fcntl
@@ -103,3 +105,13 @@ def in_python(project: Project, code: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A Redis, nothing else."""
+    lab = Lab(tmp_path)
+    try:
+        yield Desk(lab)
+    finally:
+        lab.stop()

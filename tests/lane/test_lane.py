@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 
+from redis import Redis
+
 from tests.cluster.cluster import Cluster
-from tests.lane.conftest import in_python, log_of, settings
+from tests.lane.conftest import TASKS, in_python, log_of, settings
+from tests.lane.test_node import until
 from tests.project import Project
 
 MANY = """
@@ -85,6 +91,10 @@ def test_a_gpu_evaluation_beside_exclusive_trainings(lane: Project, cluster: Clu
     seen = json.loads(lane.cli("result", job, "--wait", "--timeout", "60s").stdout)
     assert seen == {"devices": seen["devices"], "cpus": "1", "libraries": [], "node": seen["node"]}
     assert len(seen["devices"].split(",")) == 1 and seen["devices"] != ""
+    told = [
+        json.loads(line) for line in lane.cli("logs", "lane", "--about", job, "--json").stdout.splitlines()
+    ]
+    assert [(each["action"], each["slurm_job"]) for each in told] == [("end", slurm_job)]
     lane.until_state(third, "RUNNING")
     assert lane.json("show", third)["attempts"][0]["node"] == seen["node"]
     held.write_text("")
@@ -123,12 +133,70 @@ def test_a_killed_lane_goes_on(lane: Project, cluster: Cluster, tmp_path: Path) 
         assert lane.cli("cancel", late).stdout.split()[-1] == "stopped"
     finally:
         cluster.run("scontrol", "update", "partitionname=cpu", "state=up")
-    lane.cli("cancel", jobs[1])
-    lane.until(lambda: lane.json("show", jobs[1])["job"]["state"] == "stopped", "the second is stopped")
+    assert lane.cli("cancel", jobs[1]).stdout.split()[-1] == "stopped"
     go.write_text("")
     assert lane.cli("result", jobs[0], "--wait", "--timeout", "60s").stdout.strip() == "0"
     assert (counted(log, "start"), counted(log, "end")) == ({"0": 1, "1": 1}, {"0": 1})
     lane.until(lambda: not lane.json("status")["lane"], "the batches are closed")
+
+
+def test_another_login_node_takes_up_what_a_dead_lane_left(
+    site: Project, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Two login nodes with one Redis: the lane of the first is gone, that of the second stops and finishes.
+
+    Nothing runs twice, and the first, once it is back, leaves it alone.
+    """
+    log, go, (redis, server) = tmp_path / "marks", tmp_path / "go", shared_redis(tmp_path)
+    tasks = site.folder / "usertasks.py"
+    tasks.write_text(tasks.read_text() + TASKS)
+    site.configure(settings(cluster))
+    site.env |= {
+        "HPCPOOLS_REDIS__URL": f"unix://{redis}",
+        "HPCPOOLS_REDIS__KEY_FILE": str(tmp_path / "pool.key"),
+    }
+    other = copy.copy(site)
+    other.env = {**site.env, "XDG_STATE_HOME": f"{site.env['XDG_STATE_HOME']}/o"}  # a socket's path is short
+    try:
+        site.cli("up", "lane")
+        words = ("enqueue", "usertasks:until", f"log={log}", f"go={go}")
+        jobs = [site.cli(*words, f"number={number}").stdout.strip() for number in range(2)]
+        site.until(lambda: len(lines(log)) == 1, "the first runs")
+        site.cli("down")
+        with Redis(unix_socket_path=str(redis)) as client:  # as after its time to live
+            [name] = [key for key in client.smembers("rq:workers") if b"lane-" in key]
+            assert client.delete(name) == 1
+        other.cli("up", "lane")
+        other.until(lambda: '"inherit"' in log_of(other), "the second has taken it up")
+        running = jobs[int(lines(log)[0][1])]
+        assert other.cli("cancel", running).stdout.split()[-1] == "stopped"
+        site.cli("up", "lane")
+        go.write_text("")
+        [left] = set(jobs) - {running}
+        number = str(jobs.index(left))
+        assert other.cli("result", left, "--wait", "--timeout", "60s").stdout.strip() == number
+        assert counted(log, "end") == {number: 1}
+        assert counted(log, "start") == {"0": 1, "1": 1}
+        other.until(lambda: not other.json("status")["lane"], "the batches are closed")
+        assert '"adopt"' not in log_of(site)
+    finally:
+        site.cli("down", check=False)
+        other.cli("down", check=False)
+        server.terminate()
+        server.wait()
+
+
+def shared_redis(folder: Path) -> tuple[Path, subprocess.Popen[bytes]]:
+    """A Redis of its own, and a key for both login nodes: its socket, its process."""
+    key, socket = folder / "pool.key", folder / "r.sock"
+    key.touch(0o600)
+    key.write_text("ab" * 32 + "\n")
+    program = shutil.which("redis-server")
+    assert program
+    options = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600", "--save", "")
+    server = subprocess.Popen([program, *options, "--dir", str(folder)], stdout=subprocess.DEVNULL)
+    until(socket.exists, "Redis listens")
+    return socket, server
 
 
 def test_preempted_tasks_run_again(lane: Project, cluster: Cluster, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hpcpools import interpreter
 from hpcpools.runs import batches
 from hpcpools.runs.batches import Batch, BatchDirectory, Carried
 from hpcpools.runs.token import new_batch_token
@@ -81,7 +81,7 @@ def make(folder: Path, *calls: tuple[str, dict[str, Any]], timeout: float = 60.0
 def start(place: BatchDirectory, digest: str = "") -> subprocess.Popen[str]:
     """The entry, as Slurm would start it."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "hpcpools.lane.node", str(place.path), digest or place.digest()],
+        interpreter.argv("hpcpools.lane.node", str(place.path), digest or place.digest()),
         env={**os.environ, "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", "CUDA_VISIBLE_DEVICES": "0,1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

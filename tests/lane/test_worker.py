@@ -3,75 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from rq.results import Result
 
-from hpcpools import catalog
-from hpcpools import config as configuration
-from hpcpools.config import Config
 from hpcpools.errors import RefusedError
 from hpcpools.lane import explain
-from hpcpools.lane.worker import Held, LaneWorker
-from hpcpools.redisdb.connect import connect
 from hpcpools.short import explain as short_explain
 from hpcpools.short import job, views
-from hpcpools.short.enqueue import Client
-from tests.short.lab import TASKS, Lab
-
-
-class Desk:
-    """A lane's worker on a Redis of its own, and a client that enqueues for it."""
-
-    def __init__(self, lab: Lab) -> None:
-        data = {
-            "project": {"modules": [TASKS]},
-            "redis": {"url": f"unix://{lab.socket}"},
-            "services": {"runtime_dir": "run"},
-            "lane": {"partition": "cpu"},
-        }
-        self.config: Config = configuration.parse(data, lab.folder / "lane.toml", {})
-        self.redis = lab.redis
-        self.client = Client(self.config)
-        self.worker = self.new_worker()
-
-    def new_worker(self) -> LaneWorker:
-        """The lane after a restart: the same name."""
-        job_class = job.bind(self.config, catalog.load(self.config))
-        return LaneWorker(connect(self.config), job_class, ("slurm", "default"))
-
-    def enqueue(self, word: str = "x", queue: str = "slurm", **options: Any) -> str:
-        """One job."""
-        arguments = {"log": "unused", "word": word}
-        return self.client.enqueue(f"{TASKS}:say", arguments, queue=queue, **options).id
-
-    def claim(self, queue: str = "slurm") -> Held:
-        """The next one, which must be there."""
-        held = self.worker.claim(queue)
-        assert held is not None
-        return held
-
-    def finish(self, held: Held, outcome: str, **facts: Any) -> bool:
-        """As if the node had said so."""
-        end = {"outcome": outcome, "at": time.time(), "seconds": 2.0, **facts}
-        return self.worker.finish(held.queue, held.id, held.execution, end)
-
-    def state(self, job_id: str) -> str:
-        """rq's word."""
-        return views.show(self.config, job_id).job.state
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A Redis, nothing else."""
-    lab = Lab(tmp_path)
-    try:
-        yield Desk(lab)
-    finally:
-        lab.stop()
+from tests.lane.desk import Desk
 
 
 def test_many_jobs_are_held_at_once(desk: Desk) -> None:

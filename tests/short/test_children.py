@@ -13,6 +13,7 @@ from hpcpools.short import board, process, recovery
 from hpcpools.short.enqueue import ShortJob
 from hpcpools.short.job import bell_key
 from hpcpools.short.scripts import Scripts
+from hpcpools.short.tally import Tally
 from hpcpools.short.watch import Watch
 from hpcpools.short.worker import HpcWorker
 from tests.short.lab import Lab, alive, children, descendants, wait_for
@@ -151,7 +152,7 @@ def test_ids_ready_for_a_foreign_queue_are_dropped(lab: Lab) -> None:
     lab.redis.lrem("rq:queue:default", 0, job.id)
     lab.redis.hset(f"rq:job:{job.id}", "status", "ready_to_enqueue")
     lab.redis.zadd("rq:ready:maintenance", {job.id: 1})
-    recovery.Recovery(lab.redis, lab.client._job_class).sweep(())
+    recovery.Recovery(lab.redis, lab.client._job_class, Tally(1, [], [])).sweep(())
     assert lab.redis.zcard("rq:ready:maintenance") == lab.redis.llen("rq:queue:maintenance") == 0
     assert lab.redis.hget(f"rq:job:{job.id}", "origin") == b"default"
 
@@ -164,7 +165,7 @@ def test_what_the_lane_holds_is_left_alone(lab: Lab) -> None:
     for name in jobs:
         assert Scripts(lab.redis).claim(name, "e", ["default"]) is not None
         lab.redis.delete(f"rq:worker:{name}")
-    sweeper = recovery.Recovery(lab.redis, lab.client._job_class)
+    sweeper = recovery.Recovery(lab.redis, lab.client._job_class, Tally(1, [], []))
     sweeper.sweep((), first=True)
     sweeper.sweep(())
     states = {name: job.refresh().state for name, job in jobs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import pickle
 import stat
@@ -240,3 +241,12 @@ def test_signature_covers_names_and_bounds() -> None:
     assert not signing.verify(key, maps[0], b"\xff")
     with pytest.raises(ValueError, match="key"):
         signing.sign(b"", {})
+
+
+def test_the_signature_is_plain_hmac() -> None:
+    """However it is computed: jobs that were signed by another version stay valid."""
+    key, value = b"k" * 32, b"xyz"
+    text = signing._PURPOSE
+    for each in (b"a", b"", b"bc", value):
+        text += len(each).to_bytes(8, "big") + each
+    assert signing.sign(key, {"bc": value, "a": b""}) == hmac.new(key, text, "sha256").hexdigest()

@@ -135,22 +135,25 @@ def test_task_ends_with_its_worker(lab: Lab) -> None:
 
 
 def test_strays_in_the_intermediate_list(lab: Lab) -> None:
-    """Ids that a stock worker popped and lost are found: at the start at once, later within two sweeps."""
-    jobs = [lab.enqueue("say", word=str(number)) for number in range(20)]
+    """REL-2: 100 ids that a stock worker popped and lost are found, at the start at once; 100 more that are
+    planted while the pool runs have finished within 30 s."""
+    jobs = [lab.enqueue("say", word=str(number)) for number in range(100)]
     for _ in jobs:
         lab.redis.lmove("rq:queue:default", "rq:queue:default:intermediate")
     lab.start_pool()
-    assert [job.result(20) for job in jobs] == [str(number) for number in range(20)]
-    lab.redis.delete("rq:queue:default")
-    late = lab.client._job_class.of(
-        lab.client.catalog.short("tests.short.tasks_for_tests:say"),
-        {"log": str(lab.log)},
-        connection=lab.redis,
-        job_id="late",
-    )
-    late.save()
-    lab.redis.rpush("rq:queue:default:intermediate", "late")
-    assert ShortJob(lab.config, lab.redis, "late").result(30) == "hello"
+    assert [job.result(20) for job in jobs] == [str(number) for number in range(100)]
+    task = lab.client.catalog.short("tests.short.tasks_for_tests:say")
+    late = [f"late-{number}" for number in range(100)]
+    for name in late:
+        job = lab.client._job_class.of(
+            task, {"log": str(lab.log), "word": name}, connection=lab.redis, job_id=name
+        )
+        job.save()
+    lab.redis.rpush("rq:queue:default:intermediate", *late)
+    give_up = time.monotonic() + 30
+    for name in late:
+        assert ShortJob(lab.config, lab.redis, name).result(give_up - time.monotonic()) == name
+    assert len(lab.lines()) == 200
 
 
 def test_claim_whose_reply_was_lost(lab: Lab) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from hpcpools.short.explain import Facts, explain
 from hpcpools.short.views import JobDetail, JobView
@@ -31,7 +32,8 @@ QUEUED = Facts(
 
 def at(state: str, reason: str = "", **facts: object) -> Facts:
     """The job in another state."""
-    detail = replace(QUEUED.detail, job=replace(QUEUED.detail.job, state=state, worker="w"), reason=reason)
+    job = structs.replace(QUEUED.detail.job, state=state, worker="w")
+    detail = structs.replace(QUEUED.detail, job=job, reason=reason)
     return replace(QUEUED, detail=detail, **facts)  # type: ignore[arg-type]
 
 
