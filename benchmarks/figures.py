@@ -13,7 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LATEST = Path(__file__).parent / "results" / "latest.json"
+PUBLISHED = Path(__file__).parent / "results"
+RESULTS = Path(
+    os.environ.get("BENCH_RESULTS") or PUBLISHED
+)  # `--results DIR`: a try, which publishes nothing
+LATEST = RESULTS / "latest.json"
 Round = Mapping[str, Mapping[str, float]]  # system → measure → value
 
 
@@ -92,7 +96,7 @@ def versions(*packages: str) -> str:
 
 def save(name: str, result: Mapping[str, Any], **how: Any) -> None:
     """Put one benchmark's result beside the others; ``how`` tells the conditions."""
-    LATEST.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     kept = json.loads(LATEST.read_text()) if LATEST.exists() else {}
     about = {
         "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),

@@ -129,6 +129,16 @@ def pss(pids: list[int]) -> float:
     return total / 1024
 
 
+def bare_pss(module: str) -> float:
+    """PSS in MiB of one process that imports a module and does nothing else."""
+    code = f"import sys, {module}; print(flush=True); sys.stdin.read()"
+    argv, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environment()) as process:
+        assert process.stdout
+        process.stdout.readline()
+        return pss([process.pid])
+
+
 def cpu(pids: list[int]) -> float:
     """Seconds of CPU, user and system, that living processes have used, their dead children included."""
     total = 0

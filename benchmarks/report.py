@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks import figures, machine, targets
@@ -42,10 +43,13 @@ def main(_argv: Sequence[str] | None = None) -> int:
         print("nothing has been measured yet: `make bench`", file=sys.stderr)
         return 1
     results: Result = json.loads(figures.LATEST.read_text())
-    PAGE.write_text(render(PAGE.read_text(), results))
-    if "plain" in results.get("short_tasks", {}):
-        draw(results["short_tasks"]["plain"]["systems"])
-    print(f"wrote {PAGE.relative_to(machine.ROOT)}")
+    published = figures.RESULTS == figures.PUBLISHED
+    page, image = (PAGE, IMAGE) if published else (figures.RESULTS / PAGE.name, figures.RESULTS / IMAGE.name)
+    page.write_text(render(PAGE.read_text(), results))
+    systems = results.get("short_tasks", {}).get("plain", {}).get("systems", {})
+    if BASE in systems:
+        draw(systems, image)
+    print(f"wrote {page}")
     return 0
 
 
@@ -86,6 +90,22 @@ def compared(kind: str, columns: Sequence[tuple[str, str]]) -> Callable[[Result]
     return render
 
 
+def torch(results: Result) -> str:
+    """The table, and what is the least that any pool can take: one process that only imports torch."""
+    table = compared("torch", (*DRAIN[:3], REST[0]))(results)
+    measured = results.get("short_tasks", {}).get("torch", {})
+    least, systems = measured.get("floor", {}).get("pss_mib"), measured.get("systems", {})
+    if least is None or BASE not in systems:
+        return table
+    floor, base = least["median"], systems[BASE]["pss_mib"]["median"]
+    share = f"{floor / base:.2f}{TIMES}"
+    note = f"One process that only imports torch takes {floor:.0f} MiB, {share} of a Celery that preloads it"
+    limit = next(target.limit for target in targets.TARGETS if target.path == targets.TORCH_PSS)
+    if limit * base < floor:
+        note += f": {limit:g}{TIMES} of that, {limit * base:.0f} MiB, is less than torch takes once"
+    return f"{table}\n\n{note}."
+
+
 def named(benchmark: str, part: str, columns: Sequence[tuple[str, str]]) -> Callable[[Result], str]:
     """A table of one part of a benchmark."""
 
@@ -98,6 +118,16 @@ def named(benchmark: str, part: str, columns: Sequence[tuple[str, str]]) -> Call
         return _table(["command", *(title for _, title in columns)], rows)
 
     return render
+
+
+def pages(results: Result) -> str:
+    """Median and slowest of each page, with the index of runs and without."""
+    found = results.get("load", {}).get("pages", {})
+    rows = [
+        [name, *(f"{values[name][key]:.0f}" for values in found.values() for key in ("median", "high"))]
+        for name in next(iter(found.values()), {})
+    ]
+    return _table(["page", *(f"{how}{key}, ms" for how in found for key in ("", ": slowest"))], rows)
 
 
 def headline(results: Result) -> str:
@@ -125,7 +155,7 @@ PARTS: dict[str, Callable[[Result], str]] = {
     "drain": compared("plain", DRAIN),
     "cost": compared("plain", COST),
     "rest": compared("plain", REST),
-    "torch": compared("torch", (*DRAIN[:3], REST[0])),
+    "torch": torch,
     "cli": named("cli_start", "commands", (("ms", "ms"),)),
     "status waiting": named("status", "all waiting", (("ms", "ms"),)),
     "status ended": named("status", "nearly all ended", (("ms", "ms"),)),
@@ -135,13 +165,14 @@ PARTS: dict[str, Callable[[Result], str]] = {
         SUBMIT,
     ),
     "schedule": named("schedule", "systems", SCHEDULE),
-    "reconcile": named("reconcile", "commands", (("s", "s"),)),
+    "load pages": pages,
+    "load commands": named("load", "commands", (("s", "s"), ("cpu_s", "s of CPU"))),
     "headline": headline,
     "conditions": conditions,
 }
 
 
-def draw(systems: Result) -> None:
+def draw(systems: Result, image: Path) -> None:
     """Drain rate and latency of every system, relative to Celery."""
     import matplotlib as mpl
 
@@ -165,8 +196,8 @@ def draw(systems: Result) -> None:
         axis.invert_yaxis()
         axis.set_title(title, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    IMAGE.parent.mkdir(exist_ok=True)
-    figure.savefig(IMAGE, metadata={"Date": None})
+    image.parent.mkdir(exist_ok=True)
+    figure.savefig(image, metadata={"Date": None})
 
 
 def _cell(entry: Result | None, *, ratio: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from typing import Any
 from benchmarks import figures, machine, stamps
 from benchmarks.systems import BASE, SYSTEMS, System, hpcpools_app
 
-KINDS = {"plain": (3000, 147), "torch": (1200, 40)}  # tasks to drain, single tasks for the latency
+KINDS = {"plain": (3000, 400), "torch": (1200, 40)}  # tasks to drain, single tasks for the latency
 COLUMNS = ("drain", "p50_ms", "p99_ms", "round_trips", "enqueue", "enqueue_many")
+LATENCY = ("p50_ms", "p99_ms")
 MORE = ("pss_mib", "processes", "cpu_idle_percent", "cpu_ms")
 PACKAGES = ("rq", "celery", "huey", "taskiq", "taskiq-redis", "dramatiq", "redis", "hiredis", "torch")
 DRAIN_LIMIT = 600.0  # seconds
@@ -35,10 +37,11 @@ class Turn:
         self.system, self.folder = system, folder
         self.stamps = folder / "stamps"
         self.redis = machine.Redis(folder, system.persistence or persistence)
-        told = system.environment(self.redis.socket, kind)
+        tasks = system.tasks_for(kind)
+        told = system.environment(self.redis.socket, tasks)
         self.env = machine.environment(**{stamps.VARIABLE: str(self.stamps)}, **told)
         self.workers: list[subprocess.Popen[bytes]] = []
-        hpcpools_app.write_project(folder, kind)
+        hpcpools_app.write_project(folder, tasks, system.settings)
 
     def client(self, action: str, first: int, number: int) -> Any:
         """What one enqueuing process measured."""
@@ -61,8 +64,7 @@ class Turn:
         half = tasks // 2
         single = self.client("single", 0, half)["rate"]
         many = self.client("bulk", half, tasks - half)["rate"]
-        for argv in self.system.commands(self.folder):
-            self.workers.append(machine.start(argv, self.env, self.folder / "log"))
+        self.start()
         marks = []
         for share in (0.1, 0.9):
             self._await(int(tasks * share))
@@ -77,6 +79,18 @@ class Turn:
             "round_trips": (more_trips - trips - 1) / between,
             "cpu_ms": (more_used - used) / between * 1000,
         }
+
+    def start(self) -> None:
+        """Start the workers."""
+        for argv in self.system.commands(self.folder):
+            self.workers.append(machine.start(argv, self.env, self.folder / "log"))
+
+    def warm_up(self, tasks: int) -> None:
+        """Start the workers and let them do some tasks, all of which are done when this returns."""
+        self.start()
+        self.client("single", 0, tasks)
+        self._await(tasks)
+        time.sleep(SETTLE)
 
     def idle(self, seconds: float) -> dict[str, float]:
         """Memory and CPU of the workers at rest, after they have worked."""
@@ -127,6 +141,9 @@ def take(
     with machine.folder() as folder:
         turn = Turn(system, kind, folder, options.persistence)
         try:
+            if options.only == "latency":
+                turn.warm_up(number)
+                return turn.latency(number, singles)
             found = turn.drain(number)
             found |= turn.idle(options.idle)
             return found | turn.latency(number, singles)
@@ -138,6 +155,24 @@ def take(
             turn.stop()
 
 
+def in_turns(kind: str, options: argparse.Namespace) -> tuple[list[dict[str, dict[str, float]]], list[float]]:
+    """All rounds of one kind; beside them the memory of one process that only imports torch, each round."""
+    tasks, singles = options.tasks or KINDS[kind][0], options.singles or KINDS[kind][1]
+    systems = [name for name in options.systems if SYSTEMS[name].tasks_for(kind)]
+    rounds: list[dict[str, dict[str, float]]] = []
+    floors: list[float] = []
+    for number in range(options.rounds):
+        if kind == "torch" and not options.only:
+            floors.append(machine.bare_pss("torch"))
+        this: dict[str, dict[str, float]] = {}
+        for name in random.sample(systems, len(systems)):
+            this[name] = take(SYSTEMS[name], kind, tasks, singles, options)
+            first, value = next(iter(this[name].items()))
+            print(f"{kind} round {number + 1}: {name}: {first} {value:.4g}", file=sys.stderr)
+        rounds.append({name: this[name] for name in systems})
+    return rounds, floors
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(prog="benchmarks short_tasks", description=__doc__)
@@ -147,29 +182,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--persistence", default="none", choices=["none", "everysec", "always"])
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds at rest")
+    parser.add_argument("--singles", type=int, help="tasks one at a time, for the latency")
+    parser.add_argument("--only", choices=["latency"], help="that alone, printed and not kept")
     options, _ = parser.parse_known_args(argv)
     result: dict[str, Any] = {}
     for kind in options.kinds:
-        tasks, singles = KINDS[kind]
-        rounds: list[dict[str, dict[str, float]]] = []
-        for number in range(options.rounds):
-            this: dict[str, dict[str, float]] = {}
-            for name in random.sample(options.systems, len(options.systems)):
-                this[name] = take(SYSTEMS[name], kind, options.tasks or tasks, singles, options)
-                drained = this[name]["drain"]
-                print(f"{kind} round {number + 1}: {name}: {drained:.0f}/s", file=sys.stderr)
-            rounds.append({name: this[name] for name in options.systems})
+        rounds, floors = in_turns(kind, options)
         print(f"\n{kind} tasks, {options.rounds} rounds, ratios to {BASE} within a round")
-        print(figures.table(rounds, BASE, COLUMNS))
-        print(figures.table(rounds, BASE, MORE))
+        print(figures.table(rounds, BASE, LATENCY if options.only else COLUMNS))
+        if not options.only:
+            print(figures.table(rounds, BASE, MORE))
         result[kind] = {"rounds": rounds, "systems": figures.summary(rounds, BASE)}
-    smoke = options.rounds < 3 or options.tasks is not None
+        if floors:
+            result[kind]["floor"] = {"pss_mib": figures.spread(floors).as_dict()}
+    if options.only:
+        return 0
+    smoke = options.rounds < 3 or options.tasks is not None or options.singles is not None
     how = {
         "rounds": options.rounds,
         "persistence": options.persistence,
         "transport": "unix socket",
         "versions": figures.versions(*PACKAGES),
     }
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        how["scheduling"] = "real time"  # `chrt -r 5`: whatever else runs on the machine waits
     figures.save("short_tasks", result, smoke=smoke, **how)
     return 0
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.systems import LATE, UNSIGNED
+
 US = "hpcpools"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -59,8 +61,15 @@ def _command(name: str) -> tuple[str, ...]:
     return ("cli_start", "commands", name, "ms", "ratio", "median")
 
 
+def _load(words: str) -> tuple[str, ...]:
+    return ("load", "commands", f"hpcpools {words}", "s", "high")
+
+
 _RQ = _short("plain", "rq", "drain", "ratio", "median")
 _HUEY = _short("plain", "huey", "drain", "ratio", "median")
+TORCH_PSS = _ratio("torch", "pss_mib")
+_LATE = _short("torch", LATE, "pss_mib", "median")
+_UNSIGNED = _short("plain", UNSIGNED, "cpu_ms", "median")
 _GROUP = _short("plain", "celery", "enqueue_many", "median")
 
 TARGETS = (
@@ -73,9 +82,18 @@ TARGETS = (
     Target("bulk enqueue against Celery's group", 9, _short("plain", US, "enqueue_many", "median"), _GROUP,
            at_least=True, unit=TIMES),
     Target("torch task: rate against Celery", 3, _ratio("torch", "drain"), at_least=True, unit=TIMES),
-    Target("torch preloaded: PSS against Celery", 0.4, _ratio("torch", "pss_mib"), unit=TIMES),
+    Target("signatures checked: CPU a task against none", 1.1, _short("plain", US, "cpu_ms", "median"),
+           _UNSIGNED, unit=TIMES),
+    Target("torch preloaded: PSS against Celery whose task imports it", 0.4,
+           _short("torch", US, "pss_mib", "median"), _LATE, unit=TIMES),
+    Target("torch preloaded: PSS against Celery that preloads it too", 0.4, TORCH_PSS, unit=TIMES),
     Target("PSS idle, 4 workers, no torch", 100, _short("plain", US, "pss_mib", "median"), unit=" MiB"),
     Target("CPU idle", 1, _short("plain", US, "cpu_idle_percent", "median"), unit=" %"),
+    *(Target(f"100 000 runs and short jobs: slowest page, {how}", 1000, ("load", "slowest page ms", how),
+             unit=" ms") for how in ("with the index", "without the index")),
+    Target("`hpcpools status` with these", 1, _load("status"), unit=" s"),
+    Target("`hpcpools gc` of 100 000 old runs", 60, _load("gc --older-than 1s --json"), unit=" s"),
+    Target("`hpcpools reconcile` of them, Redis wiped", 60, _load("reconcile, Redis wiped"), unit=" s"),
     Target("`hpcpools --help` against `python -c pass`", 4, _command("hpcpools --help"), unit=TIMES),
     Target("`hpcpools status` against `python -c pass`", 4, _command("hpcpools status"), unit=TIMES),
     Target("sbatch calls for N runs of a sweep", 1,

@@ -22,7 +22,11 @@ Commands = Callable[[Path], list[list[str]]]
 
 @dataclass(frozen=True)
 class System:
-    """One system. ``app``: its module here; ``share``: of the tasks, for one that is slow."""
+    """One system. ``app``: its module here; ``share``: of the tasks, for one that is slow.
+
+    ``tasks``: a module of tasks of its own; ``kind``: the only kind of task that it is measured with.
+    ``settings``: lines for ``[short]`` of the project that hpcpools serves.
+    """
 
     name: str
     app: str
@@ -30,6 +34,13 @@ class System:
     share: float = 1.0
     torch_share: float = 1.0
     persistence: str = ""  # instead of that of the run
+    tasks: str = ""
+    kind: str = ""
+    settings: str = ""
+
+    def tasks_for(self, kind: str) -> str:
+        """The name of the tasks' module for a kind; empty if it is not measured with that."""
+        return (self.tasks or kind) if self.kind in ("", kind) else ""
 
     def environment(self, socket: Path, tasks: str) -> Mapping[str, str]:
         """What its processes are told."""
@@ -79,13 +90,18 @@ def _dramatiq(_folder: Path) -> list[list[str]]:
 
 
 BASE = "celery"  # what the ratios refer to
+LATE = "celery, import in the task"
+UNSIGNED = "hpcpools, unsigned"
 SYSTEMS = {
     each.name: each
     for each in (
         System("hpcpools", "hpcpools_app", _hpcpools),
         System("hpcpools, fsync", "hpcpools_app", _hpcpools, persistence="always"),
+        System("hpcpools, not niced", "hpcpools_app", _hpcpools, kind="plain", settings="nice = 0"),
+        System(UNSIGNED, "hpcpools_app", _hpcpools, tasks="unsigned", kind="plain"),
         System("rq", "rq_app", _rq, share=0.4, torch_share=0.04),
         System("celery", "celery_app", _celery),
+        System(LATE, "celery_app", _celery, tasks="torch_late", kind="torch"),
         System("huey", "huey_app", _huey),
         System("taskiq", "taskiq_app", _taskiq),
         System("dramatiq", "dramatiq_app", _dramatiq),

@@ -13,6 +13,7 @@ FILE = """
 modules = ["{tasks}"]
 [short]
 workers = {workers}
+{settings}
 [redis]
 url = "unix://{socket}"
 [services]
@@ -21,10 +22,10 @@ autostart = false
 """
 
 
-def write_project(folder: Path, tasks: str) -> None:
-    """The configuration of one round; ``tasks`` is ``plain`` or ``torch``."""
+def write_project(folder: Path, tasks: str, settings: str) -> None:
+    """The configuration of one round; ``tasks``: such as ``plain``; ``settings``: lines for ``[short]``."""
     module = f"benchmarks.systems.hpcpools_{tasks}"
-    text = FILE.format(tasks=module, workers=WORKERS, socket=folder / "r.sock")
+    text = FILE.format(tasks=module, workers=WORKERS, settings=settings, socket=folder / "r.sock")
     (folder / "hpcpools.toml").write_text(text)
 
 

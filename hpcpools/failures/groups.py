@@ -14,10 +14,9 @@ from typing import Literal
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, NotFoundError
 from hpcpools.failures import fingerprint
-from hpcpools.runs import directory
+from hpcpools.runs import span
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import Cause, RunState
-from hpcpools.runs.token import created_at
 from hpcpools.runs.view import View, read_view
 from hpcpools.short import views
 from hpcpools.textsafe import one_line
@@ -27,7 +26,6 @@ Pool = Literal["training", "short"]
 _OF_NODES = {Cause.BAD_NODE, Cause.NODE_FAILURE}
 _FINE = (RunState.COMPLETED, RunState.CANCELLED)
 _MOST = 100_000  # short jobs
-LONGEST_RUN = 31 * 86400.0  # seconds between a submission and its end
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,10 @@ def grouped(failures: Iterable[Failure]) -> list[Group]:
 
 def of_runs(config: Config, since: float) -> Iterator[Failure]:
     """Trainings that failed after ``since``; one that was cancelled did not fail."""
-    for token in directory.tokens(config.root):  # newest first
-        if created_at(token) < since - LONGEST_RUN:
-            return
+    root = config.root
+    for token in span.tokens(root, since):
         with contextlib.suppress(HpcpoolsError):
-            view = read_view(RunDirectory(config.root, token))
+            view = read_view(RunDirectory(root, token))
             ended_badly = view.state.is_final and view.state not in _FINE
             if ended_badly and view.since >= since:
                 yield _of_run(view)

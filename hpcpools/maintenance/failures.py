@@ -39,7 +39,7 @@ def scan(config: Config) -> dict[str, Any]:
         verdicts[verdict["cause"] or view.state.value] += 1
         if verdict["retryable"]:
             retryable.append(token)
-        log.info(event("verdict", run=token, state=view.state.value, cause=view.cause.value))
+        log.info(event("verdict", **run.ids(), state=view.state.value, cause=view.cause.value))
     index(config, connect(config), [view for _, view in judged])
     for view in seen.views:
         notify.gpu_verdicts(config, view)
@@ -63,7 +63,7 @@ def scan(config: Config) -> dict[str, Any]:
                 settle = arrays.settle_old if view.request.sweep else submit.settle_old
                 settled[settle(config, runner, run, time.time())] += 1
         except HpcpoolsError as error:
-            log.warning(event("settle-fail", run=token, error=error))
+            log.warning(event("settle-fail", **run.ids(), error=error))
             settled["unknown"] += 1
     return {
         "verdicts": dict(verdicts),
@@ -80,7 +80,7 @@ def _read(run: RunDirectory) -> View | None:
     except NotFoundError:
         run.ended_mark.unlink(missing_ok=True)
     except RefusedError as error:
-        log.warning(event("leave", run=run.token, error=error))
+        log.warning(event("leave", **run.ids(), error=error))
     return None
 
 

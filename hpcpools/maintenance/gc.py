@@ -12,8 +12,9 @@ import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import msgspec
 from msgspec import Struct
 
 from hpcpools.config import Config
-from hpcpools.errors import HpcpoolsError, NotFoundError
+from hpcpools.errors import HpcpoolsError
 from hpcpools.maintenance import metrics
+from hpcpools.maintenance.parallel import mapped
 from hpcpools.pipeline import evaluate
 from hpcpools.pipeline import record as pipelines
 from hpcpools.pipeline.record import PipelineRecord
@@ -30,9 +32,10 @@ from hpcpools.runs import checkpoints, code, directory, removal, sweeps
 from hpcpools.runs.directory import RunDirectory, check_owned
 from hpcpools.runs.sweeps import SweepDirectory
 from hpcpools.runs.token import created_at, is_token
-from hpcpools.runs.view import read_view
 
 VERDICT = 86400.0  # seconds that upkeep has for an ended run's verdict, whatever the retention
+CHUNK = 50  # runs, or sweeps of them, that one process removes at a time
+_SWEEP, _PROBLEM = "its sweep", "a problem"  # why a run stays
 CODE_UNUSED = 3600.0  # seconds: code that was just kept may be that of a run which is being submitted
 # A snapshot, its patch, or what a copy that died and a snapshot that was found damaged have left.
 _STORED = re.compile(r"(?:\.damaged\.|\.)?([0-9a-f]{64})(?:\.[\w.]+)?", re.ASCII)
@@ -106,21 +109,15 @@ class _Collection:
         self.now, self.older_than, self.cutoff = now, older_than, now - older_than
         self.blind = False  # a run cannot be read: nobody knows what it refers to
         self.digests: set[str] = set()  # the code that is referred to
+        self.sweeps_kept: set[str] = set()
 
     def go(self, heed: Callable[[int, int], None]) -> None:
         """Do it."""
         old_pipelines, wanted = self._pipelines()
         runs = self._runs(wanted)
-        sweeps_kept = {run.brief.sweep for run in runs.values() if run.kept}
-        for done, (token, run) in enumerate(runs.items(), start=1):
-            why = run.kept or ("its sweep" if run.brief.sweep in sweeps_kept - {""} else "")
-            if why or not self._try(token, self._remove_run, self.outcome.runs):
-                self.outcome.kept[why or "a problem"] += why != "young"
-                sweeps_kept.add(run.brief.sweep)
-                self.digests |= {run.brief.code.digest} if run.brief.code else set()
-            heed(done, len(runs))
+        self._remove_runs(runs, heed)
         for name in sweeps.ids(self.root):
-            if name not in sweeps_kept and self._is_old(SweepDirectory(self.root, name).file):
+            if name not in self.sweeps_kept and self._is_old(SweepDirectory(self.root, name).file):
                 self._try(name, self._remove_sweep, self.outcome.sweeps)
         for name in old_pipelines:
             self._try(name, self._remove_pipeline, self.outcome.pipelines)
@@ -129,6 +126,32 @@ class _Collection:
         if not self.outcome.dry_run:
             self._bury_the_rest()
             metrics.forget(self.config, self.outcome.runs)
+
+    def _remove_runs(self, runs: dict[str, _Run], heed: Callable[[int, int], None]) -> None:
+        self.sweeps_kept = {run.brief.sweep for run in runs.values() if run.kept} - {""}
+        groups: dict[str, list[str]] = {}  # the runs of a sweep go together
+        for token, run in runs.items():
+            if why := run.kept or (_SWEEP if run.brief.sweep in self.sweeps_kept else ""):
+                self._keep(run.brief, why)
+            else:
+                groups.setdefault(run.brief.sweep or token, []).append(token)
+        remove = partial(_remove_runs, dry_run=self.outcome.dry_run)
+        done = len(runs) - sum(map(len, groups.values()))
+        for answers in mapped(remove, self.config, list(groups.values()), CHUNK):
+            for token, (why, problem) in answers.items():
+                self.outcome.problems += [problem] if problem else []
+                if why:
+                    self._keep(runs[token].brief, why)
+                else:
+                    self.outcome.runs.append(token)
+            done += len(answers)
+            heed(done, len(runs))
+        self.outcome.runs.sort()
+
+    def _keep(self, brief: _Brief, why: str) -> None:
+        self.outcome.kept[why] += why != "young"
+        self.sweeps_kept |= {brief.sweep} - {""}
+        self.digests |= {brief.code.digest} if brief.code else set()
 
     def _try(self, name: str, remove: Callable[[str], bool], removed: list[str]) -> bool:
         try:
@@ -198,18 +221,6 @@ class _Collection:
                     return "an evaluation"
         return ""
 
-    def _remove_run(self, token: str) -> bool:
-        run = RunDirectory(self.root, token)
-        check_owned(run.path)
-        with contextlib.suppress(NotFoundError):  # its creation died: there was never a run
-            if run.is_live() or not read_view(run).state.is_final:
-                return False  # somebody has just sent it again
-        if not self.outcome.dry_run:
-            removal.remove(run.path)
-            run.ended_mark.unlink(missing_ok=True)
-            (self.root / ".evaluations" / token).unlink(missing_ok=True)
-        return True
-
     def _remove_sweep(self, name: str) -> bool:
         place = SweepDirectory(self.root, name)
         check_owned(place.file.parent)
@@ -266,6 +277,25 @@ class _Collection:
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
                 for name in [item.name for item in entries if removal.is_grave(item.name)]:
                     removal.bury(folder / name)
+
+
+def _remove_runs(
+    config: Config, groups: Sequence[Sequence[str]], *, dry_run: bool
+) -> dict[str, tuple[str, str]]:
+    """For each run why it stays ("" if it is gone) and what went wrong; one that stays keeps its group."""
+    found: dict[str, tuple[str, str]] = {}
+    root = config.root
+    for tokens in groups:
+        found |= dict.fromkeys(tokens, (_SWEEP, ""))
+        for token in tokens:
+            try:
+                gone = removal.remove_run(RunDirectory(root, token), dry_run=dry_run)
+                found[token] = "" if gone else _PROBLEM, ""
+            except (HpcpoolsError, OSError, ValueError) as error:
+                gone, found[token] = False, (_PROBLEM, f"{token}: {error}")
+            if not gone:
+                break
+    return found
 
 
 def _brief(run: RunDirectory) -> tuple[_Brief, float]:

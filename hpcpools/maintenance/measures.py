@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcpools import atomic
 from hpcpools.runs import restarts, telemetry, usage
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
@@ -38,11 +37,11 @@ def _now(view: View, now: float) -> dict[str, Any]:
     busy: list[float] = []
     said: list[str] = []
     for folder in view.attempt.folders if view.attempt else ():
-        lines = atomic.read_lines(folder / telemetry.FILE, tail_bytes=telemetry.TAIL_BYTES)
-        if not lines or now - float(lines[-1].get("at", 0.0)) > OLD:
+        line = telemetry.last_line(folder)
+        if not line or now - float(line.get("at", 0.0)) > OLD:
             continue
-        said.append(str(lines[-1].get("verdict", "")))
-        for sample in lines[-1].get("gpus", ()):
+        said.append(str(line.get("verdict", "")))
+        for sample in line.get("gpus", ()):
             if isinstance(sample.get("util"), (int, float)):
                 busy.append(sample["util"] / 100)
     return {

@@ -14,7 +14,7 @@ from hpcpools.redisdb import keys
 from hpcpools.runs import directory, metrics
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.view import View, read_view
-from hpcpools.training import engine, watch
+from hpcpools.training import watch
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -24,8 +24,7 @@ def update(config: Config) -> dict[str, Any]:
     """Refresh all live runs and index them; a wiped index is rebuilt from the run directories."""
     from hpcpools.redisdb.connect import connect
 
-    runner = engine.runner(config)
-    seen = watch.refresh(config, runner if runner.available() else None)
+    seen = watch.current(config)
     views = {view.token: view for view in (*seen.views, *seen.ended)}
     connection = connect(config)
     # What another process saw end is on the ended list; a wiped index is rebuilt from all directories.
@@ -55,7 +54,8 @@ def row(config: Config, view: View, now: float) -> str:
     """One run's value in the index."""
     from hpcpools.maintenance.measures import measured  # not for those who only want a summary
 
-    return json.dumps(summary(config, view) | measured(RunDirectory(config.root, view.token), view, now))
+    run = RunDirectory(config.root, view.token)
+    return json.dumps(_summary(run, view) | measured(run, view, now))
 
 
 def forget(config: Config, tokens: list[str]) -> None:
@@ -65,13 +65,18 @@ def forget(config: Config, tokens: list[str]) -> None:
     from hpcpools.redisdb.outage import told
 
     with contextlib.suppress(HpcpoolsError), told():
+        connection = connect(config)
         for start in range(0, len(tokens), 1000):
-            connect(config).hdel(keys.INDEX, *tokens[start : start + 1000])
+            connection.hdel(keys.INDEX, *tokens[start : start + 1000])
 
 
 def summary(config: Config, view: View) -> dict[str, Any]:
     """One run in the index and in ``--json`` outputs."""
-    progress = metrics.progress(RunDirectory(config.root, view.token).metrics_file)
+    return _summary(RunDirectory(config.root, view.token), view)
+
+
+def _summary(run: RunDirectory, view: View) -> dict[str, Any]:
+    progress = metrics.progress(run.metrics_file)
     return {
         "run": view.token,
         "state": view.state.value,

@@ -65,7 +65,8 @@ def emit(config: Config, event: str, facts: Mapping[str, Any], key: str) -> int:
         except RedisUnavailableError:
             raise
         except HpcpoolsError as error:
-            log.error(eventlog.event("notify-fail", about=event, receiver=receiver, error=error))
+            ids = {"run": facts.get("run"), "slurm_job": facts.get("job_id") or None}
+            log.error(eventlog.event("notify-fail", **ids, about=event, receiver=receiver, error=error))
     return queued
 
 

@@ -8,11 +8,9 @@ index anew, and has upkeep's own steps done.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from hpcpools import atomic
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
 from hpcpools.maintenance import metrics
+from hpcpools.maintenance.parallel import mapped
 from hpcpools.pipeline import record as recording
 from hpcpools.pipeline.record import PipelineRecord
 from hpcpools.redisdb import keys
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
 CHUNK = 1000  # runs read, and rows written, at once
-PROCESSES = 4  # that read; a login node is shared
 _SUBMIT, _DONE = ".submit.json", ".done.json"
 Heed = Callable[[int, int], None]  # hears how many runs of how many are read
 
@@ -117,7 +115,7 @@ def _index(config: Config, connection: Redis, tokens: Sequence[str], found: Reco
     """
     connection.delete(keys.INDEX_DRAFT)
     done = 0
-    for rows, problems in _read_all(config, tokens):
+    for rows, problems in mapped(_rows, config, tokens, CHUNK):
         if rows:
             connection.hset(keys.INDEX_DRAFT, mapping=rows)  # type: ignore[arg-type]
         done += len(rows) + len(problems)
@@ -136,23 +134,12 @@ def _index(config: Config, connection: Redis, tokens: Sequence[str], found: Reco
         connection.hset(keys.INDEX, mapping=rows)  # type: ignore[arg-type]
 
 
-def _read_all(config: Config, tokens: Sequence[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """The rows of ``tokens``, chunk by chunk, read by several processes where it is worth it."""
-    chunks = [tokens[start : start + CHUNK] for start in range(0, len(tokens), CHUNK)]
-    processes = min(PROCESSES, len(os.sched_getaffinity(0)), len(chunks))
-    if processes < 2:
-        yield from (_rows(config, chunk) for chunk in chunks)
-        return
-    context = multiprocessing.get_context("fork")  # there are no threads here; what is imported stays shared
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield from pool.map(_rows, [config] * len(chunks), chunks)
-
-
 def _rows(config: Config, tokens: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     rows, problems, now = {}, [], time.time()
+    root = config.root
     for token in tokens:
         try:
-            rows[token] = metrics.row(config, read_view(RunDirectory(config.root, token)), now)
+            rows[token] = metrics.row(config, read_view(RunDirectory(root, token)), now)
         except (HpcpoolsError, OSError, ValueError, KeyError) as error:
             problems.append(one_line(f"{token}: {error}"))
     return rows, problems

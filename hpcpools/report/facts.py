@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError, RedisUnavailableError
 from hpcpools.failures import groups
-from hpcpools.failures.groups import LONGEST_RUN, Failure, Group
+from hpcpools.failures.groups import Failure, Group
 from hpcpools.redisdb.resp import reader
-from hpcpools.runs import directory, usage
+from hpcpools.runs import span, usage
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
-from hpcpools.runs.token import created_at
 from hpcpools.runs.usage import Hours
 from hpcpools.runs.view import View, read_view
 from hpcpools.short import tally, views
@@ -149,10 +148,9 @@ def read(config: Config, since: float, now: float) -> Report:
 
 def _runs(config: Config, since: float, now: float) -> tuple[list[Run], list[str]]:
     found, unreadable = [], []
-    for token in directory.tokens(config.root):  # newest first
-        if created_at(token) < since - LONGEST_RUN:
-            break
-        place = RunDirectory(config.root, token)
+    root = config.root
+    for token in span.tokens(root, since):
+        place = RunDirectory(root, token)
         try:
             view = read_view(place)
         except HpcpoolsError as error:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, report, targets
+from benchmarks import figures, planting, report, targets
 from benchmarks.stamps import Stamp, rate
+from benchmarks.systems import LATE, SYSTEMS
+from hpcpools import config
+from hpcpools.maintenance import gc, metrics
+from hpcpools.maintenance.measures import measured
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.runs.view import read_view
 
 
 def test_the_page_shows_the_results() -> None:
@@ -24,6 +33,23 @@ def test_the_page_without_results_says_so() -> None:
     assert page.count("not measured") == len(targets.TARGETS)
     with pytest.raises(ValueError, match="targets"):
         report.render("no marks", {})
+
+
+def test_torch_s_own_memory_is_told_beside_the_ratio() -> None:
+    """Where a target lies below what one process takes, the page says so."""
+    celery = {"celery": {"pss_mib": {"median": 400.0}}}
+    for floor, below in ((200.0, True), (100.0, False)):
+        measured = {"systems": celery, "floor": {"pss_mib": {"median": floor}}}
+        text = report.torch({"short_tasks": {"torch": measured}})
+        assert f"only imports torch takes {floor:.0f} MiB" in text
+        assert ("160 MiB, is less than torch takes once" in text) is below
+
+
+def test_a_variant_is_measured_with_its_own_kind_alone() -> None:
+    """Its module of tasks replaces that of the kind."""
+    late, ours = SYSTEMS[LATE], SYSTEMS[targets.US]
+    assert (late.tasks_for("torch"), late.tasks_for("plain")) == ("torch_late", "")
+    assert (ours.tasks_for("torch"), ours.tasks_for("plain")) == ("torch", "plain")
 
 
 def test_ratios_are_paired_within_a_round() -> None:
@@ -60,3 +86,19 @@ def test_a_target_is_met_or_missed() -> None:
     assert (most.measured({"a": {"c": 0.5}}), most.met(0.5), most.met(1.1)) == (0.5, True, False)
     assert most.measured({}) is None
     assert least.measured({"a": 9, "b": 0}) is None
+
+
+def test_the_planted_site_is_one_that_the_product_reads(tmp_path: Path) -> None:
+    """Every run in the state that was meant, measured, and all but the live ones old enough to go."""
+    settings = config.parse({}, tmp_path / "hpcpools.toml", {})
+    tokens = planting.runs(settings, planting.LIVE + 240)
+    views = [read_view(RunDirectory(settings.root, token)) for token in tokens]
+    states = Counter(view.state.value for view in views)
+    assert states.pop("RUNNING") == states.pop("PENDING") == planting.LIVE / 2
+    assert states == {"COMPLETED": 156, "FAILED": 48, "TIMEOUT": 12, "CANCELLED": 12, "OUT_OF_MEMORY": 12}
+    assert {view.cause.value for view in views if view.state.value == "FAILED"} == {"user error"}
+    run = RunDirectory(settings.root, tokens[0])
+    found = metrics.summary(settings, views[0]) | measured(run, views[0], time.time())
+    assert found["step"] == 1000 and found["gpu_hours"]["held"] > 0 and found["gpu_hours"]["used"] > 0
+    old = gc.collect(settings, 1.0, dry_run=True, now=time.time() + 60)
+    assert (len(old.runs), len(old.sweeps), old.problems) == (240, 1, [])
