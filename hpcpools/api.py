@@ -53,8 +53,7 @@ def train(
     """
     settings = config or configuration.load()
     given = _merged(arguments or {}, named)
-    minutes = None if time is None else durations.minutes(time)
-    options = Options(gpus=gpus, nodes=nodes, minutes=minutes, partition=partition, label=label)
+    options = _options(gpus, nodes, time, partition, label)
     listed = catalog.load(settings)
     where = engine.choose(settings, on)
     request = plan.plan_callable(settings, listed, _name(target), given, options=options, engine=where)
@@ -100,8 +99,7 @@ def sweep(
         raise UsageError(f"{texts[0]} has one text, not several values", hint="give a list")
     axes = {name: list(values) for name, values in grid.items()}
     definition = Definition(_name(target), named, axes, max_parallel=max_parallel)
-    minutes = None if time is None else durations.minutes(time)
-    options = Options(gpus=gpus, nodes=nodes, minutes=minutes, partition=partition, label=label)
+    options = _options(gpus, nodes, time, partition, label)
     listed, where = catalog.load(settings), engine.choose(settings, on)
     planned = sweeping.plan_sweep(settings, listed, definition, options, where, snapshot=snapshot)
     place = sweeping.submit_sweep(settings, planned)
@@ -217,6 +215,13 @@ def _short(config: Config, task: str | Callable[..., Any]) -> catalog.Entry:
     """The declared short task; the modules are looked through once per configuration."""
     client = Client.known(config)
     return (client.catalog if client else catalog.load(config)).short(_name(task))
+
+
+def _options(
+    gpus: int | None, nodes: int | None, time: str | float | None, partition: str, label: str
+) -> Options:
+    minutes = None if time is None else durations.minutes(time)
+    return Options(gpus=gpus, nodes=nodes, minutes=minutes, partition=partition, label=label)
 
 
 def _merged(arguments: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from hpcpools.config import Config
 from hpcpools.declare import MARK, Declaration, TaskDeclaration, TrainingDeclaration
@@ -22,8 +23,7 @@ from hpcpools.textsafe import one_line
 BUILT_IN = "hpcpools.maintenance"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One callable: its name ``package.module:function``, where it goes, and why."""
 
     name: str

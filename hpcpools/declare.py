@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
+
+from msgspec import Struct
 
 from hpcpools import durations
 from hpcpools.errors import UsageError
@@ -22,8 +23,7 @@ _MEBI = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)B?")
 
 
-@dataclass(frozen=True)
-class TaskDeclaration:
+class TaskDeclaration(Struct, frozen=True):
     """A short task. Lengths of time in seconds, ``mem`` in MiB; None means the config's default."""
 
     queue: str = "default"
@@ -43,8 +43,7 @@ class TaskDeclaration:
         return ", ".join(text for text in (*asked, "slurm" * self.slurm) if text)
 
 
-@dataclass(frozen=True)
-class TrainingDeclaration:
+class TrainingDeclaration(Struct, frozen=True):
     """A training. ``gpus`` per node (None: all of the node's), ``time`` in whole minutes."""
 
     gpus: int | None = None

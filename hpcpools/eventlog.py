@@ -1,7 +1,7 @@
 """What the services say on stderr: one line per event, safe for any terminal.
 
 Owns the format: ``action=... key=value`` for people, one JSON object for the supervisor's log files. Refuses
-raw text: whatever a job or a user wrote is escaped and cut.
+raw text: whatever a job or a user wrote is escaped and cut. Ids have one name each (IDS), whoever tells them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpcpools.textsafe import one_line
 
 log = logging.getLogger("hpcpools")
 _PLAIN = re.compile(r"[\w.:/@+-]+", re.ASCII)
+# By these the events of one piece of work are found in all logs: a short job, a training, Slurm's job, a
+# batch of the lane, the worker that had it.
+IDS = ("job", "run", "slurm_job", "batch", "worker")
 _LONGEST = {"trace": 2000, "text": 2000}  # characters of a value; 300 for all others
 
 
@@ -28,6 +31,7 @@ class Event(str):
 
 def event(action: str, /, **facts: object) -> Event:
     """``event("start", workers=4)`` → ``action=start workers=4``; None is left out, other text is quoted."""
+    facts = {"job": _job() or None} | facts
     kept = {
         "action": action,
         **{name: _value(name, fact) for name, fact in facts.items() if fact is not None},
@@ -35,6 +39,12 @@ def event(action: str, /, **facts: object) -> Event:
     made = Event(text(kept))
     made.facts = kept
     return made
+
+
+def while_in(job: Callable[[], str]) -> None:
+    """Give this process' events the id of the short job that runs in it, or "", unless they name one."""
+    global _job
+    _job = job
 
 
 def text(facts: Mapping[str, Any]) -> str:
@@ -61,6 +71,7 @@ def to_stderr(*, as_json: bool | None = None) -> None:
 
 
 _as_json = False
+_job: Callable[[], str] = str
 
 
 def stamp(at: float) -> str:

@@ -170,7 +170,11 @@ def result(name: str, wait_: bool, timeout: str | None, as_json: bool) -> None:
 @dry_run_option
 @json_option
 def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Cancel runs, sweeps, pipelines or short jobs; those that ended already stay as they are."""
+    """Cancel runs, sweeps, pipelines or short jobs; those that ended already stay as they are.
+
+    A short job that runs is waited for; exit 6 if it has not ended after ten seconds.
+    """
+    from hpcpools.errors import WaitTimeoutError
     from hpcpools.training import cancel as cancelling
     from hpcpools.training.handle import open_handle
 
@@ -181,9 +185,10 @@ def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     handles = [open_handle(config, name) for name in names if _is_run(name)]
     jobs = []
     if len(handles) < len(names):
-        from hpcpools.short.enqueue import fetch
+        from hpcpools.short.enqueue import ENDED, fetch
 
         jobs = [fetch(config, name) for name in names if not _is_run(name)]
+    deaf: list[str] = []
     if dry_run:
         rows = [(handle.token, handle.state.value) for handle in handles] + [
             (job.id, job.state) for job in jobs
@@ -194,6 +199,8 @@ def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
         for job in jobs:
             job.cancel()
             rows.append((job.id, job.refresh().state))
+            if job.state not in ENDED:
+                deaf.append(job.id)
     if sweeps:
         from hpcpools.cli.sweeps import cancel_sweeps
 
@@ -201,9 +208,14 @@ def cancel(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     rows += [_cancel_pipeline(config, name, dry_run=dry_run) for name in pipelines]
     if as_json:
         show_json([{"name": name, "state": state, "dry_run": dry_run} for name, state in rows])
-        return
-    for name, state in rows:
-        click.echo(f"would cancel {name} ({state})" if dry_run else f"{name}  {state}")
+    else:
+        for name, state in rows:
+            click.echo(f"would cancel {name} ({state})" if dry_run else f"{name}  {state}")
+    if deaf:
+        raise WaitTimeoutError(
+            f"told to stop, and not ended yet: {', '.join(deaf)}",
+            hint="`hpcpools ps` shows whether the short pool and the lane run; cancel again once they do",
+        )
 
 
 def _cancel_pipeline(config: Config, name: str, *, dry_run: bool) -> tuple[str, str]:

@@ -58,12 +58,15 @@ def cron() -> None:
 
 @deploy.command()
 @click.option("--time", default="1-00:00:00", show_default=True, help="The longest one job runs.")
+@click.option("--node", default="", help="The node that keeps Redis' data; where the pool lives otherwise.")
 @memory_option
-def scrontab(time: str, memory: str) -> None:
-    """Print scrontab lines: the services as a recurring Slurm job, for sites without cron."""
+def scrontab(time: str, node: str, memory: str) -> None:
+    """Print scrontab lines: the services as a recurring Slurm job on one node, for sites without cron."""
     from hpcpools import deploy
 
-    click.echo(deploy.render(load_config(), "scrontab", memory=memory, time=time), nl=False)
+    config = load_config()
+    node = deploy.home_node(config, node)
+    click.echo(deploy.render(config, "scrontab", memory=memory, time=time, node=node), nl=False)
 
 
 @deploy.command()

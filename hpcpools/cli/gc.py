@@ -33,13 +33,14 @@ def gc(older_than: str | None, dry_run: bool, as_json: bool) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        # No thread of its own: processes are forked meanwhile.
+        with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
             task = progress.add_task("runs", total=None)
             outcome = collect(
                 config,
                 age,
                 dry_run=dry_run,
-                heed=lambda done, total: progress.update(task, completed=done, total=total),
+                heed=lambda done, total: progress.update(task, completed=done, total=total, refresh=True),
             )
     else:
         outcome = collect(config, age, dry_run=dry_run)

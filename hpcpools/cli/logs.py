@@ -32,6 +32,7 @@ ALL = "all"
 @click.option("--stderr", is_flag=True, help="Of a run: the error log only.")
 @click.option("--tail", "-n", type=click.IntRange(0), help="Only the last N lines.")
 @click.option("--since", metavar="TIME", help="Of services: only what is not older, such as 10m or 2h.")
+@click.option("--about", metavar="ID", default="", help="Of services: only what names this id.")
 @click.option("--grep", "pattern", metavar="REGEX", help="Only lines that match.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, or per text read of a run.")
 def logs(
@@ -42,6 +43,7 @@ def logs(
     stderr: bool,
     tail: int | None,
     since: str | None,
+    about: str,
     pattern: str | None,
     as_json: bool,
 ) -> None:
@@ -56,7 +58,9 @@ def logs(
     if name in history.names(config) or name == ALL:
         _refuse_of_services(attempt, stderr)
         of = history.names(config) if name == ALL else (name,)
-        _services(config, of, history.Filter(_since(since), grep), follow, tail, as_json)
+        _services(config, of, history.Filter(_since(since), grep, about), follow, tail, as_json)
+    elif about:
+        raise click.UsageError("--about is for services: hpcpools logs all --about ID")
     elif name.startswith("hp-"):
         if since:
             raise click.UsageError("a run's log has no times: use --tail, or --since of a service")

@@ -62,8 +62,14 @@ def load_config() -> Config:
 
 
 def show_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """One JSON document on stdout; a record is an object of its fields."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    from msgspec import Struct, structs
+
+    return structs.asdict(value) if isinstance(value, Struct) else str(value)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "") -> None:

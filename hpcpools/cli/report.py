@@ -29,13 +29,13 @@ def report(since: str, out: str, folder: str | None, as_json: bool) -> None:
     The file loads nothing from anywhere. With --json the facts are printed, and the HTML file is not written.
     """
     from hpcpools import atomic, durations
-    from hpcpools.cli.runs import watched
     from hpcpools.errors import HpcpoolsError
     from hpcpools.report import facts, html, table
+    from hpcpools.training import watch
 
     config = load_config()
     now = time.time()
-    seen = watched(config)
+    seen = watch.current(config)
     found = facts.read(config, now - durations.seconds(since), now)
     try:
         written = table.write_csv(found, Path(folder)) if folder else []

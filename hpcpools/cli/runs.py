@@ -21,33 +21,10 @@ from hpcpools.cli.output import (
 from hpcpools.runs.token import names_pipeline
 
 if TYPE_CHECKING:
-    from hpcpools.config import Config
     from hpcpools.pipeline.evaluate import Evaluation
     from hpcpools.runs.directory import RunDirectory
     from hpcpools.runs.telemetry import Usage
     from hpcpools.runs.view import View
-    from hpcpools.training.watch import Watch
-
-
-def look(config: Config, *, fresh: bool = False) -> tuple[float | None, str]:
-    """Bring the live runs up to date; (when Slurm last answered, why it did not)."""
-    seen = watched(config, fresh=fresh)
-    return seen.as_of, seen.error
-
-
-def watched(config: Config, *, fresh: bool = False, slurm: bool = False) -> Watch:
-    """The live runs, brought up to date.
-
-    All readers share one answer of Slurm until it is old; ``fresh`` asks again, at most once in
-    10 s per user. ``slurm``: the caller knows that Slurm is here.
-    """
-    from hpcpools.training import engine, watch
-
-    if not config.root.is_dir():
-        return watch.Watch((), (), None, "")
-    runner = engine.runner(config)
-    max_age = 0.0 if fresh and watch.may_ask(config) else None
-    return watch.refresh(config, runner if slurm or runner.available() else None, max_age=max_age)
 
 
 @click.command()
@@ -62,21 +39,22 @@ def runs(states: tuple[str, ...], limit: int, fresh: bool, as_json: bool) -> Non
     from hpcpools.runs import directory
     from hpcpools.runs.directory import RunDirectory
     from hpcpools.runs.view import read_view
+    from hpcpools.training import watch
 
     config = load_config()
-    seen = watched(config, fresh=fresh)
+    seen = watch.current(config, fresh=fresh)
     as_of, error = seen.as_of, seen.error
     live = {view.token: view for view in seen.views}  # confirmed later than their files tell
     wanted = {state.upper() for state in states}
     rows: list[dict[str, Any]] = []
-    for token in directory.tokens(config.root):
+    root = config.root
+    for token in directory.tokens(root):
         try:
-            row = summary(config, live.get(token) or read_view(RunDirectory(config.root, token)))
+            view = live.get(token) or read_view(RunDirectory(root, token))
+            if not wanted or view.state.value in wanted:
+                rows.append(summary(config, view))
         except HpcpoolsError as problem:
             note(str(problem))
-            continue
-        if not wanted or row["state"] in wanted:
-            rows.append(row)
         if len(rows) >= limit:
             break
     if as_json:
@@ -137,11 +115,11 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
     from hpcpools.cli.reproduce import code_facts, code_line
     from hpcpools.maintenance.metrics import summary
     from hpcpools.runs import checkpoints, telemetry, usage
+    from hpcpools.training import watch
     from hpcpools.training.handle import open_handle
 
     handle = open_handle(config, name)
-    seen = watched(config, fresh=fresh)
-    as_of, error = seen.as_of, seen.error
+    seen = watch.current(config, fresh=fresh)
     view = next((each for each in seen.views if each.token == handle.token), None) or handle.view()
     row = summary(config, view)
     attempts = [
@@ -176,7 +154,7 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
         more["reproduces"] = view.request.reproduces
         more["gpu"] = vars(gpu_use)
         more["sweep"] = view.request.sweep
-        show_json({**row, **more, "arguments": view.request.arguments, "slurm_as_of": as_of})
+        show_json({**row, **more, "arguments": view.request.arguments, "slurm_as_of": seen.as_of})
         return
     resources = view.request.resources
     nodes = f"{resources.nodes} exclusive nodes, each" if resources.nodes > 1 else "an exclusive node"
@@ -229,8 +207,8 @@ def show(name: str, fresh: bool, as_json: bool) -> None:
             ["EVALUATED", "TASK", "STATE", "RESULT"],
             [[e.step, e.task, e.ended or "waiting", e.reason or e.result] for e in evaluations],
         )
-    if error:
-        note(f"Slurm does not answer ({error}); the state is as of {ago(as_of)}")
+    if seen.error:
+        note(f"Slurm does not answer ({seen.error}); the state is as of {ago(seen.as_of)}")
 
 
 def _evaluations(run: RunDirectory) -> list[Evaluation]:

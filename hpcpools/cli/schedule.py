@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hpcpools.cli import complete
 from hpcpools.cli.output import ago, dry_run_option, json_option, load_config, note, show_json, show_table
+
+if TYPE_CHECKING:
+    from hpcpools.short.timetable import ScheduleStatus
 
 
 @click.group(invoke_without_command=True)
@@ -142,8 +145,8 @@ def _list(as_json: bool) -> None:
     config = load_config()
     table = declared.read(config)
     with reader(config) as connection:
-        rows = [asdict(row) for row in schedule_view(config, connection, table)]
-    holder, age = rows[0]["holder"], rows[0]["holder_age"]
+        rows = schedule_view(config, connection, table)
+    holder, age = rows[0].holder, rows[0].holder_age
     if as_json:
         live = {"name": holder, "ticked": age} if holder else None
         show_json({"at": time.time(), "scheduler": live, "schedules": rows, "problems": table.problems})
@@ -152,8 +155,8 @@ def _list(as_json: bool) -> None:
     show_table(
         ["NAME", "TASK", "WHEN", "QUEUE", "LAST FIRED", "OUTCOME", "NEXT DUE", "MISSED", "LATE, P95, MAX"],
         [
-            [row["name"], row["task"], row["timing"], row["queue"], ago(row["last_fired"]), row["last_state"]]
-            + [_due(row["next_due"]) if row["state"] == "on" else row["state"], _missed(row), _late(row)]
+            [row.name, row.task, row.timing, row.queue, ago(row.last_fired), row.last_state]
+            + [_due(row.next_due) if row.state == "on" else row.state, _missed(row), _late(row)]
             for row in rows
         ],
     )
@@ -163,21 +166,23 @@ def _list(as_json: bool) -> None:
         note("nothing fires until a scheduler runs: `hpcpools up`")
 
 
-def _missed(row: dict[str, Any]) -> str:
-    if not row["gaps"]:
-        return str(row["missed"])
-    return f"{row['missed']}, last {ago(row['gaps'][-1]['last'])}"
+def _missed(row: ScheduleStatus) -> str:
+    if not row.gaps:
+        return str(row.missed)
+    return f"{row.missed}, last {ago(row.gaps[-1].last)}"
 
 
-def _late(row: dict[str, Any]) -> str:
+def _late(row: ScheduleStatus) -> str:
     """Milliseconds, or seconds where they are many."""
-    lengths = [row[name] for name in ("lateness", "late_p95", "late_max")]
+    lengths = (row.lateness, row.late_p95, row.late_max)
     return ", ".join(f"{s:.1f} s" if s >= 1 else f"{s * 1000:.1f} ms" for s in lengths if s is not None)
 
 
-def _due(at: float) -> str:
+def _due(at: float | None) -> str:
     from hpcpools import durations
 
+    if at is None:
+        return "-"
     left = at - time.time()
     return f"in {durations.age(left)}" if left >= 0 else f"{durations.age(-left)} late"
 

@@ -80,18 +80,17 @@ def restart(names: tuple[str, ...]) -> None:
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[SERVICE]...", shell_complete=complete.services)
 @click.option("--check", is_flag=True, help="Fail unless all that is up runs: for health checks.")
 @json_option
-def ps(check: bool, as_json: bool) -> None:
-    """List the services."""
-    from dataclasses import asdict
-
+def ps(names: tuple[str, ...], check: bool, as_json: bool) -> None:
+    """List the services, or the named ones."""
     from hpcpools.services import control
 
     config = load_config()
-    states = control.ps(config)
+    states = control.named(control.ps(config), names)
     if as_json:
-        show_json([asdict(state) for state in states])
+        show_json(states)
     else:
         _table(states)
     _tell_elsewhere(config)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,8 +21,6 @@ from hpcpools.cli.output import (
 
 if TYPE_CHECKING:
     from hpcpools.config import Config
-    from hpcpools.runs.request import Engine
-    from hpcpools.runs.view import View
 
 
 @click.command(epilog="Example: hpcpools enqueue tasks:run_evaluation ckpt=runs/a.pt --wait")
@@ -104,8 +100,16 @@ def _scheduler_is_live(config: Config) -> bool:
 @json_option
 def queues(as_json: bool) -> None:
     """Depth and age of every queue, the training queue among them."""
+    from hpcpools.overview import queue_rows
+    from hpcpools.runs import directory
+    from hpcpools.runs.directory import RunDirectory
+    from hpcpools.runs.view import read_view
+    from hpcpools.short import views
+    from hpcpools.training import engine
+
     config = load_config()
-    rows = queue_rows(config)
+    live = [read_view(RunDirectory(config.root, token)) for token in directory.live_tokens(config.root)]
+    rows = queue_rows(config, engine.choose(config), live, views.queues(config))
     if as_json:
         show_json(rows)
         return
@@ -116,7 +120,7 @@ def queues(as_json: bool) -> None:
                 row["queue"],
                 row["served_by"],
                 row["waiting"],
-                None if row["oldest"] is None else ago(time.time() - row["oldest"]),  # type: ignore[operator]
+                None if row["oldest"] is None else ago(time.time() - row["oldest"]),
                 row["running"],
                 row["failed"],
                 row["scheduled"],
@@ -125,51 +129,6 @@ def queues(as_json: bool) -> None:
             for row in rows
         ],
     )
-
-
-def queue_rows(
-    config: Config, where: Engine | None = None, live: Sequence[View] | None = None
-) -> list[dict[str, object]]:
-    """The training queue from the run directories, the short queues from Redis.
-
-    ``where`` and ``live``: the engine and the live runs, if the caller knows them.
-    """
-    from hpcpools.runs import directory
-    from hpcpools.runs.directory import RunDirectory
-    from hpcpools.runs.states import RunState
-    from hpcpools.runs.view import read_view
-    from hpcpools.schema import LANE_QUEUE
-    from hpcpools.short import views
-    from hpcpools.training import engine
-
-    root = config.root
-    if live is None:
-        live = [read_view(RunDirectory(root, token)) for token in directory.live_tokens(root)]
-    waiting = [view.request.created for view in live if view.state is not RunState.RUNNING]
-    where = where or engine.choose(config)
-    rows: list[dict[str, object]] = [
-        {
-            "queue": "training",
-            "served_by": "Slurm" if where == "slurm" else "the local slot",
-            "waiting": len(waiting),
-            "oldest": time.time() - min(waiting) if waiting else None,
-            "running": len(live) - len(waiting),
-            "failed": None,
-            "scheduled": None,
-            "deferred": None,
-        }
-    ]
-    for queue in views.queues(config):
-        facts = asdict(queue)
-        name = str(facts.pop("name"))
-        served_by = "the Slurm lane" if name == LANE_QUEUE else f"{_workers(config)} workers"
-        rows.append({"queue": name, "served_by": served_by, **facts})
-    return rows
-
-
-def _workers(config: Config) -> str:
-    least, most = config.short.workers, config.short.max_workers
-    return f"{least} to {most}" if most > least else str(least)
 
 
 @click.command()
@@ -183,7 +142,7 @@ def jobs(queue: str | None, state: str | None, limit: int, as_json: bool) -> Non
 
     found = views.jobs(load_config(), queue=queue, state=state, limit=limit)
     if as_json:
-        show_json([asdict(job) for job in found])
+        show_json(found)
         return
     show_table(
         ["JOB", "STATE", "QUEUE", "CALL", "ENQUEUED", "WAITED", "RAN"],
@@ -208,7 +167,7 @@ def show_job(config: Config, job_id: str, as_json: bool) -> None:
         )
     detail = views.show(config, job_id)
     if as_json:
-        show_json(asdict(detail))
+        show_json(detail)
         return
     job = detail.job
     show_facts(

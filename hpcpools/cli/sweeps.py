@@ -66,11 +66,11 @@ def sweeps(
 
 
 def _look(config: Config, fresh: bool) -> None:
-    from hpcpools.cli.runs import look
+    from hpcpools.training import watch
 
-    as_of, error = look(config, fresh=fresh)
-    if error:
-        note(f"Slurm does not answer ({error}); states are as of {ago(as_of)}")
+    seen = watch.current(config, fresh=fresh)
+    if seen.error:
+        note(f"Slurm does not answer ({seen.error}); states are as of {ago(seen.as_of)}")
 
 
 def show_sweep(

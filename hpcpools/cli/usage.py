@@ -31,20 +31,21 @@ def usage(since: str, by: By, as_json: bool) -> None:
     From hpcpools' own records, over all attempts of each run; what began earlier counts from then on.
     """
     from hpcpools import durations
-    from hpcpools.cli.runs import watched
     from hpcpools.errors import HpcpoolsError
-    from hpcpools.runs import directory
+    from hpcpools.runs import span
     from hpcpools.runs import usage as counting
     from hpcpools.runs.directory import RunDirectory
     from hpcpools.runs.view import read_view
+    from hpcpools.training import watch
 
     config = load_config()
     now = time.time()
     begin = now - durations.seconds(since)
-    watched(config)
+    watch.current(config)
     found = []
-    for token in directory.tokens(config.root):
-        run = RunDirectory(config.root, token)
+    root = config.root
+    for token in span.tokens(root, begin):
+        run = RunDirectory(root, token)
         try:
             found.append((run, read_view(run)))
         except HpcpoolsError as problem:

@@ -39,6 +39,16 @@ NAVIGATION = (
     ("rq_dashboard.workers_overview", "Workers"),
 )
 
+# What a page says after a change, by the word that the address has for it.
+DONE = {
+    "cancelled": "Its end was asked for.",
+    "requeued": "It was submitted again.",
+    "retried": "What failed is tried again.",
+    "paused": "Paused: it fires nothing until it is resumed.",
+    "resumed": "Resumed: it fires again from its next slot on.",
+    "fired": "Its task was enqueued.",
+}
+
 _OURS = re.compile(r"/([\w.~%-][\w./~%-]*)?", re.ASCII)  # a path, and no way to another host
 
 
@@ -92,7 +102,14 @@ def _context() -> dict[str, Any]:
         "logged_in": g.get("logged_in", False),
         "version": __version__,
         "table": here.table,
+        "done": DONE.get(request.args.get("done", ""), ""),
     }
+
+
+def done(what: str, page: str, **address: Any) -> Answer:
+    """After a change: to ``page``, which tells it in the words of DONE."""
+    site().table.soon()
+    return redirect(url_for(page, done=what, **address), 303)
 
 
 def _login() -> Answer | tuple[str, int] | str:

@@ -33,6 +33,13 @@ def register(app: Flask) -> None:
         "/runs/<token>/cancel": ("cancel_run", run.cancel),
         "/runs/<token>/requeue": ("requeue_run", run.requeue),
         "/jobs/<job_id>/cancel": ("cancel_job", short.cancel),
+        "/sweeps/<name>/cancel": ("cancel_sweep", sweeps.cancel),
+        "/sweeps/<name>/retry": ("retry_sweep", sweeps.retry),
+        "/pipelines/<name>/cancel": ("cancel_pipeline", pipelines.cancel),
+        "/pipelines/<name>/retry": ("retry_pipeline", pipelines.retry),
+        "/schedule/<name>/pause": ("pause_schedule", schedule.pause),
+        "/schedule/<name>/resume": ("resume_schedule", schedule.resume),
+        "/schedule/<name>/run-now": ("run_schedule", schedule.run_now),
     }
     for rule, (name, view) in pages.items():
         app.add_url_rule(rule, name, view, methods=["GET"])

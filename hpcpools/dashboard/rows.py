@@ -56,6 +56,7 @@ class Page:
 
 
 FINAL = {state.value for state in RunState if state.is_final}
+LIVE = {state.value for state in RunState} - FINAL
 
 
 def parsed(facts: bytes | dict[str, Any]) -> Row | None:

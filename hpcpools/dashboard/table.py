@@ -77,8 +77,11 @@ class Table:
         since = max(time.time() - 3 * EVERY, self._changed)
         with self._looked:
             self._looked.wait_for(lambda: self._tried, timeout=FIRST)
-            self._looked.wait_for(lambda: self.facts.at >= since, timeout=LATER)
-            self._looked.wait_for(lambda: not 0 < len(self._known) - len(self._rows) <= FEW, timeout=PATIENCE)
+            if self._looked.wait_for(lambda: self.facts.at >= since, timeout=LATER):
+                self._looked.wait_for(lambda: not self._few_missing(), timeout=PATIENCE)
+
+    def _few_missing(self) -> bool:
+        return 0 < len(self._known) - len(self._rows) <= FEW
 
     def soon(self) -> None:
         """Something was changed through us: the next page shows it."""
@@ -231,10 +234,10 @@ class Table:
         return {row.run for row in rows}
 
     def _read(self, names: Sequence[str]) -> None:
-        rows = []
+        rows, root = [], self.config.root
         for name in names:
             try:
-                rows.append(parsed(summary(self.config, read_view(RunDirectory(self.config.root, name)))))
+                rows.append(parsed(summary(self.config, read_view(RunDirectory(root, name)))))
             except (HpcpoolsError, OSError, ValueError) as error:
                 rows.append(unreadable(name, error))
         self._put([row for row in rows if row])

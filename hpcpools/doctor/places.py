@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpcpools import account
 from hpcpools.config import Config
 from hpcpools.doctor.finding import Finding, fail, ok, warn
-from hpcpools.errors import HpcpoolsError
+from hpcpools.errors import HpcpoolsError, PermissionsError
 from hpcpools.redisdb import embedded, runtime
 from hpcpools.short import signing
 from hpcpools.training.environment import without_secrets
@@ -42,6 +43,11 @@ def _root(root: Path) -> Iterator[Finding]:
         yield fail("runs", f"{root} has owner uid {facts.st_uid} and mode {mode:04o}", fix)
         return
     try:
+        account.check_parents(root)
+    except PermissionsError as error:
+        yield fail("runs", error.message, error.hint)
+        return
+    try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".doctor-") as probe:
             probe.write(b"x")
             probe.flush()
@@ -51,18 +57,11 @@ def _root(root: Path) -> Iterator[Finding]:
         yield fail("runs", f"{root} cannot be written: {error.strerror}", "free space or quota there")
         return
     yield ok("runs", f"{root} is ours alone and can be written")
-    if group := [above for above in root.resolve().parents if _group_may_rename(above.stat())]:
-        text = f"{group[0]} is writable by its group, who can therefore replace {root}"
-        yield warn("runs", text, "if you do not trust all of them, set project.root to a folder of your own")
     if abs(skew) > SKEW:
         text = f"the file server of {root} is {skew:+.1f} s away from this host"
         yield warn("clock", text, "ask the site to run NTP; ages and timeouts are wrong by that much")
     else:
         yield ok("clock", "this host and the file server of the runs agree")
-
-
-def _group_may_rename(facts: os.stat_result) -> bool:
-    return bool(facts.st_mode & stat.S_IWGRP) and not facts.st_mode & stat.S_ISVTX
 
 
 def _setup(config: Config) -> Iterator[Finding]:

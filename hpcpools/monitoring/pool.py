@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcpools.config import Config
@@ -53,7 +53,9 @@ def queues(found: Sequence[QueueView]) -> Iterable[Metric]:
     yield gauges("queue_oldest_seconds", "How long the first job in the queue has waited", "queue", oldest)
 
 
-def tasks(config: Config, counted: dict[tuple[str, str], Histogram]) -> Iterable[Metric]:
+def tasks(
+    config: Config, counted: dict[tuple[str, str], Histogram], causes: Mapping[str, int]
+) -> Iterable[Metric]:
     """Durations and waits since Redis was made, as the pool counted them."""
     ran: dict[tuple[str, str], Histogram] = {}
     names = sorted({name for kind, name in counted if kind in OUTCOMES and name != tally.OTHER})
@@ -68,6 +70,7 @@ def tasks(config: Config, counted: dict[tuple[str, str], Histogram]) -> Iterable
     for (_task, outcome), found in ran.items():
         totals[outcome] += sum(found.counts)
     yield counters("jobs", "Short jobs that ended", "outcome", totals)
+    yield counters("job_failures", "Why short jobs failed", "cause", causes)
     yield histograms(
         "task_duration_seconds",
         "How long tasks ran",
@@ -133,7 +136,7 @@ def read(config: Config, connection: Redis) -> Iterable[Metric]:
     """Workers, queues and tasks. Raises RedisUnavailableError."""
     yield from workers(config, views.workers(config))
     yield from queues(views.queues(config))
-    yield from tasks(config, tally.read(connection))
+    yield from tasks(config, tally.read(connection), tally.causes(connection))
 
 
 def read_schedule(config: Config, connection: Redis) -> Iterable[Metric]:

@@ -12,7 +12,7 @@ from hpcpools.lane import views
 from hpcpools.lane.views import BatchView
 from hpcpools.monitoring.families import Metric, counters, gauge, gauges, histograms
 from hpcpools.redisdb import runtime
-from hpcpools.services import channel, control
+from hpcpools.services import apart, channel, control
 from hpcpools.services.channel import Request
 from hpcpools.services.state import ServiceState
 from hpcpools.slurm import ledger, states
@@ -74,6 +74,8 @@ def read_services(config: Config) -> Iterable[Metric]:
     """Nothing where no supervisor runs. Raises UnavailableError if it does not answer."""
     if not control.running(config):
         return ()
+    if apart.running(config):
+        return services(apart.ps(config))
     address = runtime.socket_path(config.runtime_dir, channel.SOCKET_NAME)
     try:
         return services(channel.call(address, Request("ps"), PATIENCE).services)

@@ -6,7 +6,6 @@ several nodes the first claims and ends it, and each further one writes into ``n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +20,7 @@ from hpcpools.runs.states import Cause, RunState
 Outcome = Literal["completed", "failed", "stopped", "killed"]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where and as what the node runs us. ``pid_start`` and ``boot`` tell a reused pid apart.
 
     ``index``: our node's number in the job, from 0; ``nodelist``: Slurm's name for all of them.
@@ -39,8 +37,7 @@ class Place:
     nodelist: str = ""
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One start, as its files tell. Times are epoch seconds; ``outcome`` is "" while it runs."""
 
     number: int

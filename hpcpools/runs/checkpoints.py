@@ -15,8 +15,9 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hpcpools import atomic, formats
 from hpcpools.errors import HpcpoolsError, PermissionsError, UsageError
@@ -28,8 +29,7 @@ PINNED = ".pinned"
 Heed = Callable[[int], None]  # hears how many more bytes were read
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """A complete checkpoint. ``at`` is epoch seconds, ``size`` bytes, ``pinned`` keeps it from pruning.
 
     ``seconds`` is how long it took to write, None for one older than that measurement.

@@ -15,6 +15,7 @@ Owns every path below the root. Refuses directories of another owner and anythin
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import stat
@@ -22,8 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcpools import atomic
+from hpcpools import account, atomic
 from hpcpools.errors import HpcpoolsError, NotFoundError, PermissionsError
+from hpcpools.eventlog import event, log
 from hpcpools.runs.request import Request, decode, digest, encode
 from hpcpools.runs.states import RunState
 from hpcpools.runs.token import check_token, is_token
@@ -103,6 +105,19 @@ class RunDirectory:
         if state.is_final:
             with contextlib.suppress(FileNotFoundError):
                 self._live.rename(self.ended_mark)
+        if log.isEnabledFor(logging.INFO):  # a service, or somebody else who listens
+            told = {name: facts.get(name) or None for name in ("cause", "reason", "detail")}
+            log.info(event("state", **self.ids(), state=state.value, **told))
+
+    def ids(self) -> dict[str, Any]:
+        """By what events about it are joined: ``run``, and as far as known ``slurm_job`` and ``attempt``."""
+        found: dict[str, Any] = {"run": self.token}
+        unreadable = HpcpoolsError, OSError, ValueError, AttributeError
+        with contextlib.suppress(*unreadable):
+            number = self.last_submission()
+            found["slurm_job"] = (self.owner(number) or self.job(number) or {}).get("job_id") or None
+            found["attempt"] = sum(name[:1].isdigit() for name in _names(self.attempts)) or None
+        return found
 
     def revive(self, at: float, state: RunState = RunState.PENDING, **facts: Any) -> None:
         """Put an ended run back on the live list, for a submission that the caller has taken."""
@@ -259,16 +274,14 @@ def check_owned(path: Path) -> None:
 
 
 def secure_root(root: Path) -> None:
-    """Make ``root`` and its folders of marks if they are missing. Raises PermissionsError, OSError."""
+    """Make ``root`` and its folders of marks if they are missing. Raises PermissionsError, OSError.
+
+    No stranger may be able to put another folder in its place (SEC-6).
+    """
     if not root.exists():
         root.mkdir(mode=0o700, parents=True)
     check_owned(root)
-    for parent in root.resolve().parents:
-        if (mode := parent.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise PermissionsError(
-                f"{parent} (mode {stat.S_IMODE(mode):04o}) lets anyone replace {root}",
-                hint=f"`chmod o-w {parent}`, or set project.root to a folder below your home",
-            )
+    account.check_parents(root)
     for marks in (root / ".live", root / ".ended"):
         with contextlib.suppress(FileExistsError):
             marks.mkdir(mode=0o700)

@@ -5,18 +5,19 @@ Not-a-number and infinities are written as text, so that every line is strict JS
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hpcpools import atomic
 
 TAIL_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """The newest logged step. ``at`` is epoch seconds; ``values`` the newest value of each name."""
 
     step: int | None
@@ -40,18 +41,15 @@ def log(path: Path, at: float, step: int | None, total: int | None, values: dict
 
 def progress(path: Path) -> Progress | None:
     """The newest step and values; None if nothing was logged."""
-    lines = atomic.read_lines(path, tail_bytes=TAIL_BYTES)
-    if not lines:
-        return None
-    step = total = None
+    at: float | None = None
+    newest: dict[str, Any] = {}
     values: dict[str, float] = {}
-    for line in lines:
-        step = line.get("step", step)
-        total = line.get("total", total)
+    for line in atomic.newest_lines(path, tail_bytes=TAIL_BYTES):
+        at = float(line.get("at", 0.0)) if at is None else at
         for name, value in line.items():
-            if name not in ("at", "step", "total"):
-                try:
-                    values[str(name)] = float(value)
-                except (TypeError, ValueError):
-                    continue
-    return Progress(step, total, float(lines[-1].get("at", 0.0)), values)
+            if name in ("step", "total"):
+                newest.setdefault(name, value)
+            elif name not in values and name != "at":
+                with contextlib.suppress(TypeError, ValueError):
+                    values[name] = float(value)
+    return None if at is None else Progress(newest.get("step"), newest.get("total"), at, values)

@@ -21,7 +21,7 @@ Engine = Literal["slurm", "local"]
 class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     """What exclusive nodes, one task on each, are given; empty text means not asked for.
 
-    ``gpus`` of each node, ``minutes`` of wall time.
+    ``gpus`` of each node, ``minutes`` of wall time; ``gpu_type`` as the site's gres names it.
     """
 
     gpus: int = 0
@@ -32,6 +32,7 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True):
     account: str = ""
     qos: str = ""
     constraint: str = ""
+    gpu_type: str = ""
     signal_lead: int = 90  # seconds before the limit at which the job is warned
     setup: tuple[str, ...] = ()  # shell lines of the site's config and template, run before the task
     options: dict[str, str] = {}  # more options of sbatch, from a site's template; "" for a mere flag

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -41,8 +40,7 @@ UNGATED = {"bad_node", "launch_failure", "out_of_memory"}
 PATIENT = {"preemption", "node_failure"}
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """``again``: start it once more. ``breaker``: it is not, because it made no progress."""
 
     again: bool

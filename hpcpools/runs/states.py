@@ -5,8 +5,9 @@ Unknown words map to nothing: they change no state. Slurm's own word is always k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 
 class RunState(str, Enum):
@@ -63,8 +64,7 @@ _RETRYABLE = {
 }
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What one Slurm word says. ``provisional``: may be followed by a requeue of the same job."""
 
     state: RunState

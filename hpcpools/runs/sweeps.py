@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hpcpools import atomic, formats
 from hpcpools.errors import HpcpoolsError, NotFoundError, PermissionsError
@@ -90,8 +90,7 @@ class Array(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.sweep}.{self.number}"
 
 
-@dataclass(frozen=True)
-class SweepDirectory:
+class SweepDirectory(msgspec.Struct, frozen=True):
     """The files of one sweep; holds no state of its own."""
 
     root: Path

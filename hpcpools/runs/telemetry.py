@@ -80,7 +80,7 @@ def usage(attempts: Iterable[Attempt], gpus: int, now: float) -> Usage:
     for attempt, after in zip(every, [*(each.started for each in every[1:]), now], strict=False):
         if attempt.started:
             held += gpus * max(0.0, (attempt.ended or after) - attempt.started) / 3600
-        measured = [_last_line(folder) for folder in attempt.folders]  # of each node
+        measured = [last_line(folder) for folder in attempt.folders]  # of each node
         last = measured[0]
         for line in measured:
             if line.get("used") is not None:
@@ -111,9 +111,9 @@ def announced(attempt: Attempt) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _last_line(folder: Path) -> dict[str, Any]:
-    lines = atomic.read_lines(folder / FILE, tail_bytes=TAIL_BYTES)
-    return lines[-1] if lines else {}
+def last_line(folder: Path) -> dict[str, Any]:
+    """The newest measurement of a node in its folder of an attempt; empty if there is none."""
+    return next(atomic.newest_lines(folder / FILE, tail_bytes=TAIL_BYTES), {})
 
 
 def _last(trace: Sequence[Point], seconds: float) -> Sequence[Point]:

@@ -7,10 +7,12 @@ measured are counted as held and said to be unmeasured.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from hpcpools import atomic
 from hpcpools.runs import telemetry
@@ -84,16 +86,19 @@ def hours(attempts: Iterable[Attempt], gpus: int, nodes: int, since: float) -> H
 def _measured(folder: Path, since: float | None) -> tuple[float | None, float]:
     """GPU-seconds used on a node (None if nothing was measured) and the time of the last measurement."""
     whole_file = since is not None  # only an attempt that began before the window
-    lines = atomic.read_lines(
+    lines = atomic.newest_lines(
         folder / telemetry.FILE, tail_bytes=None if whole_file else telemetry.TAIL_BYTES
     )
-    known = [
+    known = (
         (line["at"], line["used"]) for line in lines if _is_number(line, "at") and _is_number(line, "used")
-    ]
-    if not known:
+    )
+    newest = next(known, None)
+    if newest is None:
         return None, 0.0
-    before = [used for at, used in known if since is not None and at < since]
-    return known[-1][1] - (before[-1] if before else 0.0), known[-1][0]
+    at, used = newest
+    if since is not None:
+        used -= next((earlier for when, earlier in chain([newest], known) if when < since), 0.0)
+    return used, at
 
 
 def _is_number(line: dict[str, Any], name: str) -> bool:

@@ -5,8 +5,10 @@ Pure functions of files and observations: no clock, no command. Unknown stays un
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hpcpools.runs.attempts import Attempt, read_attempts
 from hpcpools.runs.directory import RunDirectory
@@ -20,8 +22,7 @@ OVERTAKEN = 5.0
 _CAUSES = frozenset(cause.value for cause in Cause)
 
 
-@dataclass(frozen=True)
-class View:
+class View(Struct, frozen=True):
     """A run as its files tell. ``since``: start of the state; ``as_of``: last time it was confirmed."""
 
     request: Request
@@ -51,8 +52,7 @@ class View:
         return self.attempts[-1] if self.attempts else None
 
 
-@dataclass(frozen=True)
-class Sighting:
+class Sighting(Struct, frozen=True):
     """One look at Slurm for one run: its word, or its absence from every record that answered."""
 
     at: float
@@ -66,8 +66,7 @@ class Sighting:
     step_out_of_memory: bool = False
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """A new state with its reasons."""
 
     state: RunState
@@ -187,10 +186,11 @@ def decide(view: View, seen: Sighting, *, lost_after: float, provisional_for: fl
 def _marker_may_come(seen: Sighting, lost_after: float) -> bool:
     """The node writes the marker before the job ends; the shared file system may show it later.
 
-    Nobody waits longer for a marker than for a run that Slurm knows no more.
+    Nobody waits longer for a marker than for a run that Slurm knows no more. An end far in the future tells
+    of a controller whose clock is ahead, and of no time to wait.
     """
     ended = seen.ended or seen.absent_since or seen.at
-    return seen.at - ended < min(MARKER_GRACE, lost_after)
+    return abs(seen.at - ended) < min(MARKER_GRACE, lost_after)
 
 
 def _decide_absent(view: View, seen: Sighting, lost_after: float) -> Change | None:

@@ -9,7 +9,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hpcpools import textsafe
 from hpcpools.slurm import records, states
@@ -34,8 +36,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 _DISABLED = "accounting storage is disabled"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """One step: ``batch``, ``extern`` or a number; its exit code or signal, never both."""
 
     name: str
@@ -44,8 +45,7 @@ class Step:
     signal: int | None
 
 
-@dataclass(frozen=True)
-class AccountedJob:
+class AccountedJob(Struct, frozen=True):
     """One attempt of a job. ``attempt`` counts those of the same job in this answer, from 0, oldest first.
 
     Times are epoch seconds; texts are safe to print.
@@ -71,8 +71,7 @@ class AccountedJob:
         return "OUT_OF_MEMORY" in (self.state, *(step.state for step in self.steps))
 
 
-@dataclass(frozen=True)
-class History:
+class History(Struct, frozen=True):
     """Accounting's answer at ``at`` (epoch seconds); not ``available`` where the site keeps none."""
 
     available: bool

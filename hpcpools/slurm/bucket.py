@@ -12,14 +12,14 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from hpcpools.errors import PermissionsError
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(Struct, frozen=True):
     """``tokens`` in the bucket at ``at`` (epoch seconds); below 0 others wait already."""
 
     tokens: float

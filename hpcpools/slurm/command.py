@@ -14,9 +14,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hpcpools.errors import SlurmRefusedError, SlurmUnavailableError
 from hpcpools.slurm import failure, ledger
@@ -25,8 +26,7 @@ from hpcpools.slurm.environment import client_environment
 _NEEDED = ("sbatch", "srun", "squeue")
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(Struct, frozen=True):
     """The load one command caused: calls, how many failed, seconds in all, the longest and the last."""
 
     count: int = 0
@@ -42,8 +42,7 @@ class Calls:
         )
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """How a command ended. ``code`` is None if we had to kill it, negative if a signal did."""
 
     code: int | None

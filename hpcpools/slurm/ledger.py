@@ -10,8 +10,9 @@ import contextlib
 import os
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 NAME = "slurm-calls"  # in the runtime directory
 LONGEST = 1_000_000  # bytes: about 50 000 calls
@@ -19,8 +20,7 @@ BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds, upper end
 _LINE = re.compile(rb"([a-z]{1,16}) (\d{1,9}\.\d{3}) ([01])")
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(Struct, frozen=True):
     """``counts[i]``: calls of up to ``BOUNDS[i]`` seconds, the last one all longer ones; ``total`` in s."""
 
     counts: tuple[int, ...]

@@ -5,7 +5,7 @@ Refuses per-job queries: one call answers for every job, and an unknown id is no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from hpcpools import durations, textsafe
 from hpcpools.slurm import records, states
@@ -29,8 +29,7 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True):
     """One job, or one element of an array, as squeue shows it now.
 
     ``job_id`` is ``123`` or ``123_4``; ``state`` is Slurm's long word. Times are epoch seconds: ``start`` is
@@ -56,8 +55,7 @@ class Job:
     expected: float | None = None
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The user's jobs at ``at`` (epoch seconds, taken before the question: the answer is no older).
 
     ``took``: how many seconds the answer took.

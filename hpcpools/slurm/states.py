@@ -6,14 +6,14 @@ Source: squeue(1) and sacct(1), JOB STATE CODES. A word that is not in the table
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Phase = Literal["pending", "running", "ended", "unknown"]
 
 
-@dataclass(frozen=True)
-class Meaning:
+class Meaning(Struct, frozen=True):
     """``provisional``: the same job may still come back (requeue) or the real state is yet to be shown.
 
     ``flag``: shown in place of the base state while something is under way.

@@ -1,35 +1,33 @@
-"""What the screen shows, read by the functions that ``status`` uses; Slurm's answer is the shared one.
+"""What the screen shows: what ``status`` shows too (``overview``), all recent runs, their nodes, short jobs.
 
 Owns what is remembered from look to look: names are listed anew only when a run came or went, and a run that
-has ended is read once. What does not answer is a line among the problems.
+has ended is read once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from hpcpools import overview
 from hpcpools.config import Config
 from hpcpools.errors import HpcpoolsError
 from hpcpools.maintenance.metrics import summary
-from hpcpools.redisdb.resp import reader
+from hpcpools.overview import NEWEST
 from hpcpools.runs import directory, nodes, telemetry
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.states import RunState
 from hpcpools.runs.view import View, read_view
-from hpcpools.services import control
 from hpcpools.services.state import ServiceState
-from hpcpools.short import timetable, views
+from hpcpools.short import views
 from hpcpools.short.timetable import ScheduleStatus
 from hpcpools.short.views import JobView, QueueView, WorkerView
-from hpcpools.training import engine, watch
+from hpcpools.training.watch import Watch
 
-NEWEST = 200  # runs, and short jobs, that are listed; live runs are all listed
-ENGINE_KEPT = 300.0  # seconds for which it is known whether Slurm is here
+NOTHING = Watch((), (), None, "")
 OLD = 300.0  # seconds after which a GPU sample says nothing about now
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,54 +66,31 @@ class Look:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._look = overview.Look(config, (HpcpoolsError, OSError))
         self._ended: dict[str, dict[str, Any]] = {}
-        self._where, self._ask_again = "local", 0.0
         self._names: list[str] = []  # newest first
         self._stamp = 0  # of the root directory when the names were listed
 
     def __call__(self, *, jobs: bool = False) -> Facts:
         """Everything now; short jobs only if they are wanted."""
-        config, problems = self._config, list[str]()
-
-        def part(read: Callable[[], T], nothing: T) -> T:
-            try:
-                return read()
-            except (HpcpoolsError, OSError) as error:
-                if str(error) not in problems:
-                    problems.append(str(error))
-                return nothing
-
-        now = time.time()
-        where = part(self._engine, "local")
-        seen = part(lambda: self._refresh(where == "slurm"), watch.Watch((), (), None, ""))
-        rows: tuple[dict[str, Any], ...] = part(lambda: self._runs(seen.views, seen.ended), ())
+        now, part = self._look(), self._look.part
+        seen = now.seen or NOTHING
+        rows = part(lambda: self._runs(seen.views, seen.ended))
         return Facts(
-            at=now,
-            engine=where,
+            at=now.at,
+            engine=now.engine or "local",
             slurm_as_of=seen.as_of,
             slurm_error=seen.error,
-            runs=rows,
+            runs=rows or (),
             known=len(self._names),
-            queues=part(lambda: tuple(views.queues(config)), ()),
-            workers=part(lambda: tuple(views.workers(config)), ()),
-            services=part(lambda: tuple(control.ps(config)), ()),
-            schedule=part(self._schedule, ()),
-            nodes=part(lambda: self._nodes(seen.views, now), ()),
-            jobs=part(lambda: tuple(views.jobs(config, limit=NEWEST)), ()) if jobs else (),
-            problems=tuple(problems),
+            queues=tuple(now.queues or ()),
+            workers=tuple(now.workers or ()),
+            services=tuple(now.services or ()),
+            schedule=tuple(now.schedule or ()),
+            nodes=part(lambda: self._nodes(seen.views, now.at)) or (),
+            jobs=tuple(part(lambda: views.jobs(self._config, limit=NEWEST)) or ()) if jobs else (),
+            problems=tuple(now.problems),
         )
-
-    def _engine(self) -> str:
-        """Asked once in a while only: it starts a program of Slurm's."""
-        if time.monotonic() >= self._ask_again:
-            self._where = engine.choose(self._config)
-            self._ask_again = time.monotonic() + ENGINE_KEPT
-        return self._where
-
-    def _refresh(self, slurm: bool) -> watch.Watch:
-        if not self._config.root.is_dir():
-            return watch.Watch((), (), None, "")
-        return watch.refresh(self._config, engine.runner(self._config) if slurm else None)
 
     def _runs(self, live: Sequence[View], ended: Sequence[View]) -> tuple[dict[str, Any], ...]:
         config = self._config
@@ -145,10 +120,6 @@ class Look:
         if stamp != self._stamp or time.time_ns() - stamp < 2 * 10**9:
             self._names, self._stamp = directory.tokens(root), stamp
             self._ended = {name: self._ended[name] for name in self._names if name in self._ended}
-
-    def _schedule(self) -> tuple[ScheduleStatus, ...]:
-        with reader(self._config) as connection:
-            return tuple(timetable.schedule_view(self._config, connection))
 
     def _nodes(self, live: Sequence[View], now: float) -> tuple[NodeLine, ...]:
         on: dict[str, list[View]] = {}

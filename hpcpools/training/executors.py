@@ -91,7 +91,7 @@ def sbatch_parameters(request: Request, exclude: tuple[str, ...] = ()) -> dict[s
     if asked.nodes > 1:  # the first node's entry names the cause before srun may end the others
         parameters["srun_args"] = ["--kill-on-bad-exit=0", f"--wait={LAST_TASK}"]
     if asked.gpus:
-        parameters["gpus_per_node"] = asked.gpus
+        parameters["gpus_per_node"] = f"{asked.gpu_type}:{asked.gpus}" if asked.gpu_type else asked.gpus
     if exclude:
         parameters["exclude"] = textsafe.slurm_field("exclude", ",".join(exclude))
     for name in ("partition", "account", "qos", "constraint"):

@@ -39,6 +39,7 @@ class Options:
     account: str = ""
     qos: str = ""
     constraint: str = ""
+    gpu_type: str = ""  # from a site's template, see Resources.gpu_type
     launcher: str = ""
     label: str = ""
     restarts: tuple[str, ...] = ()  # KIND=NUMBER
@@ -202,6 +203,7 @@ def _resources(config: Config, declared: TrainingDeclaration, asked: Options, en
         signal_lead=lead,
         setup=(*site.setup, *asked.setup),
         options=dict(asked.sbatch),
+        gpu_type=asked.gpu_type,
         **fields,
     )
 

@@ -48,7 +48,7 @@ def conclude(run: RunDirectory, view: View, change: Change, at: float, first_del
         return
     wait = restarts.delay(decision.kind, used[decision.kind], first_delay)
     run.record(RunState.PENDING, at, **facts, restart=decision.kind, not_before=at + wait)
-    log.info(event("restart-due", run=run.token, kind=decision.kind, wait=wait))
+    log.info(event("restart-due", **run.ids(), kind=decision.kind, wait=wait))
 
 
 def submit_due(config: Config, now: float) -> list[str]:
@@ -61,7 +61,7 @@ def submit_due(config: Config, now: float) -> list[str]:
             if view.restart_kind and now >= view.not_before and _resubmit(config, run, view):
                 done.append(token)
         except HpcpoolsError as error:
-            log.warning(event("restart-fail", run=token, error=error))
+            log.warning(event("restart-fail", **run.ids(), error=error))
     return done
 
 

@@ -99,7 +99,7 @@ def _start(config: Config, view: View, stop: threading.Event) -> None:
         launcher = subprocess.Popen(
             argv, env=env, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
-    log.info(event("training-start", run=view.token, launcher=launcher.pid))
+    log.info(event("training-start", **run_directory.ids(), launcher=launcher.pid))
     _watch(config, view, launcher, stop)
 
 
@@ -137,4 +137,4 @@ def _end_cancelled(view: View, term_at: float) -> float:
 
 def _close(run_directory: RunDirectory) -> None:
     view = localruns.close(run_directory)
-    log.info(event("training-end", run=view.token, state=view.state.value, cause=view.cause.value))
+    log.info(event("training-end", **run_directory.ids(), state=view.state.value, cause=view.cause.value))

@@ -12,9 +12,11 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from hpcpools import atomic
 from hpcpools.config import Config
@@ -26,7 +28,7 @@ from hpcpools.runs.view import Change, Sighting, View, decide, read_view
 from hpcpools.slurm import accounting, queue
 from hpcpools.slurm.bucket import Bucket
 from hpcpools.slurm.command import Runner
-from hpcpools.training import localruns, restart
+from hpcpools.training import engine, localruns, restart
 
 SACCT_INTERVAL = 60.0
 BACKOFF_LIMIT = 600.0
@@ -34,8 +36,7 @@ FRESH_EVERY = 10.0  # seconds between two answers that a user may ask for out of
 SLOWEST = 300.0  # seconds: the longest interval of a Slurm that answers
 
 
-@dataclass
-class Poll:
+class Poll(Struct):
     """The cache: when Slurm last answered, what it listed, who is missing since when, and the backoff."""
 
     at: float = 0.0
@@ -45,20 +46,34 @@ class Poll:
     next_try: float = 0.0
     interval: float = 0.0  # seconds after which the answer is old
     error: str = ""
-    listed: dict[str, str] = field(default_factory=dict)  # token → reason
-    waiting: dict[str, dict[str, Any]] = field(default_factory=dict)  # token → partition, expected start
-    absent: dict[str, float] = field(default_factory=dict)  # token → first poll without it
-    batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # the lane's: token → its Slurm job
+    listed: dict[str, str] = {}  # token → reason
+    waiting: dict[str, dict[str, Any]] = {}  # token → partition, expected start
+    absent: dict[str, float] = {}  # token → first poll without it
+    batches: dict[str, dict[str, Any]] = {}  # the lane's: token → its Slurm job
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """Live runs (and those that just ended), and how fresh Slurm's part of it is."""
 
     views: tuple[View, ...]
     ended: tuple[View, ...]
     as_of: float | None
     error: str
+
+
+def current(config: Config, *, fresh: bool = False, slurm: bool = False) -> Watch:
+    """The live runs for somebody who looks, brought up to date.
+
+    All readers share one answer of Slurm until it is old; ``fresh`` asks again, at most once in 10 s per
+    user. ``slurm``: the caller knows that Slurm is here; otherwise that is asked only if something is live.
+    """
+    if not config.root.is_dir():
+        return Watch((), (), None, "")
+    runner = engine.runner(config)
+    if not slurm and (directory.live_tokens(config.root) or batches.live(config.root)):
+        slurm = runner.available()
+    max_age = 0.0 if fresh and may_ask(config) else None
+    return refresh(config, runner if slurm else None, max_age=max_age)
 
 
 def refresh(
@@ -135,7 +150,7 @@ def load_poll(root: Path) -> Poll:
 
 
 def _save(root: Path, poll: Poll) -> None:
-    atomic.write_json(root / ".poll.json", vars(poll))
+    atomic.write_json(root / ".poll.json", asdict(poll))
 
 
 @contextlib.contextmanager

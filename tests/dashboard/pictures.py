@@ -1,4 +1,4 @@
-"""The screenshots of docs/dashboard.md: ``python -m tests.dashboard.pictures FOLDER``."""
+"""The screenshots of docs/dashboard.md, and of a report: ``python -m tests.dashboard.pictures FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.dashboard import scene
 from tests.dashboard.conftest import CHROMIUM, FLAGS, Site, laptop_project, serving
 from tests.dashboard.test_pages import pages
+from tests.project import Project
 
 WIDE, PHONE = (1280, 860), (390, 844)
 # name → page, window, colour scheme
@@ -46,6 +47,7 @@ def main(folder: Path) -> None:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
                 for name in PICTURES:
                     take(browser, site, name, folder / f"dashboard-{name}.png")
+                report(browser, project, folder / "report.png")
 
 
 def take(browser: Browser, site: Site, name: str, file: Path) -> None:
@@ -63,6 +65,15 @@ def take(browser: Browser, site: Site, name: str, file: Path) -> None:
     settle(page)
     page.screenshot(path=file)
     context.close()
+
+
+def report(browser: Browser, project: Project, file: Path) -> None:
+    """The head of what `hpcpools report` makes of the same project."""
+    project.cli("report", "--since", "4h", "--out", "report.html")
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.goto((project.folder / "report.html").as_uri())
+    page.screenshot(path=file)
+    page.close()
 
 
 def settle(page: Page) -> None:

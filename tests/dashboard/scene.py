@@ -75,6 +75,7 @@ class Scene:
     finished_job: str
     evil_job: str
     stuck_job: str
+    half_failed: str
 
 
 def make(project: Project, said: str = EVIL) -> Scene:
@@ -86,13 +87,14 @@ def make(project: Project, said: str = EVIL) -> Scene:
     done = project.train("usertasks:learn", "steps=12", "--label", "digits-baseline")
     failed = project.train("usertasks:fail", "--label", "cheese")
     sweep = project.cli("sweep", "usertasks:learn", "lr=0.1,0.01", "steps=2").stdout.split()[0]
+    half_failed = project.cli("sweep", "usertasks:hungry", "batch=8,16").stdout.split()[0]
     (project.folder / "nightly.toml").write_text(PIPELINE)
     pipeline = project.cli("pipeline", "run", "nightly.toml").stdout.strip()
     finished = project.cli("enqueue", "usertasks:evaluate", "ckpt=a.pt").stdout.strip()
     evil_job = project.cli("enqueue", "eviltasks:evil", "text=" + said).stdout.strip()
     stuck = project.cli("enqueue", "eviltasks:sleeper", "until=/nowhere").stdout.strip()
     project.cli("pipeline", "wait", pipeline, "--timeout", "60s", check=False)
-    project.cli("wait", done, failed, sweep, check=False)
+    project.cli("wait", done, failed, sweep, half_failed, check=False)
     until = project.folder / RELEASE
     holding = project.train("usertasks:hold", f"until={until}", "--label", "long-training")
     waiting = project.train("usertasks:hold", f"until={until}", "--label", "after-that")
@@ -117,6 +119,7 @@ def make(project: Project, said: str = EVIL) -> Scene:
         finished,
         evil_job,
         stuck,
+        half_failed,
     )
 
 

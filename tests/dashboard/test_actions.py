@@ -14,7 +14,14 @@ from hpcpools.short import control, views
 from hpcpools.short.enqueue import fetch
 from tests.dashboard.conftest import Site, Watched
 from tests.dashboard.scene import PLANTED
+from tests.dashboard.test_pages import walk
 
+LONG = """
+name = "long"
+[stages.only]
+task = "eviltasks:sleeper"
+arguments = { until = "/nowhere" }
+"""
 INKED = """(canvas) => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)
   .data.filter((value, place) => place % 4 === 3 && value).length"""  # pixels that are not clear
 
@@ -102,6 +109,55 @@ def test_cancel_and_requeue_a_run(site: Site, tab: Watched) -> None:
     expect(page.locator("tbody tr", has_text="cheese").locator(".state")).to_have_text("PENDING")
 
 
+def test_a_sweep_is_tried_again_and_cancelled_as_a_whole(site: Site, tab: Watched) -> None:
+    """Only what failed is submitted again; all that waits is cancelled; then there is nothing to do."""
+    scene, page = site.scene, tab.page
+    page.goto(f"/sweeps/{scene.half_failed}")
+    assert "Retry what failed" in walk(tab, 25)
+    page.get_by_role("button", name="Retry what failed").click()
+    expect(page.get_by_text("What failed is tried again.")).to_be_visible()
+    rows = {row["run"]: row["state"] for row in scene.project.json("sweeps", scene.half_failed)["elements"]}
+    assert sorted(rows.values()) == ["COMPLETED", "PENDING"]
+    page.get_by_role("button", name="Cancel all").click()
+    expect(page.get_by_text("Its end was asked for.")).to_be_visible()
+    assert sorted(map(scene.project.state, rows)) == ["CANCELLED", "COMPLETED"]
+    expect(page.get_by_role("button", name="Cancel all")).to_have_count(0)
+    assert tab.confirmed == [
+        "Submit all failed runs of this sweep again?",
+        "Cancel all runs of this sweep?",
+    ]
+    page.goto(f"/sweeps/{scene.sweep}")
+    expect(page.locator("main button")).to_have_count(0)
+
+
+def test_a_schedule_is_paused_resumed_and_fired(site: Site, tab: Watched) -> None:
+    """The row says so, the command line too; a firing is a job of its own."""
+    scene, page = site.scene, tab.page
+
+    def state() -> str:
+        found = scene.project.json("schedule")["schedules"]
+        return next(str(row["state"]) for row in found if row["name"] == "cleanup_old_checkpoints")
+
+    page.goto("/schedule")
+    page.get_by_role("button", name="Pause cleanup_old_checkpoints").click()
+    expect(page.get_by_text("Paused: it fires nothing")).to_be_visible()
+    assert state() == "paused"
+    page.get_by_role("button", name="Resume cleanup_old_checkpoints").press("Enter")
+    expect(page.get_by_text("Resumed: it fires again")).to_be_visible()
+    assert state() == "on"
+    page.get_by_role("button", name="Run now cleanup_old_checkpoints").click()
+    expect(page.get_by_text("Its task was enqueued.")).to_be_visible()
+    assert any(job.id.startswith("cleanup_old_checkpoints-now-") for job in views.jobs(scene.config))
+    assert len(tab.confirmed) == 3
+    control.suspend(scene.config)  # so that the next firing waits, and one more is refused
+    for said in ("Its task was enqueued.", "of this schedule waits already"):
+        page.goto("/schedule")
+        page.get_by_role("button", name="Run now cleanup_old_checkpoints").click()
+        expect(page.get_by_text(said)).to_be_visible()
+    control.resume(scene.config)
+    assert "409" in tab.wrong.pop()
+
+
 def test_cancel_and_requeue_a_short_job(site: Site, tab: Watched) -> None:
     """A running job is killed; a failed one goes back and fails again; what was tampered with stays out."""
     scene, page = site.scene, tab.page
@@ -156,3 +212,24 @@ def test_what_is_done_to_many_jobs(site: Site, tab: Watched) -> None:
     assert len(tab.confirmed) == 3
     with pytest.raises(NotFoundError):
         job.refresh()
+
+
+def test_a_pipeline_is_tried_again_and_cancelled(site: Site, tab: Watched) -> None:
+    """The failed stage and what waited for it begin anew; one that runs is ended, its short job too."""
+    scene, page = site.scene, tab.page
+    page.goto(f"/pipelines/{scene.pipeline}")
+    page.get_by_role("button", name="Retry what failed").click()
+    expect(page.get_by_text("What failed is tried again.")).to_be_visible()
+    tries = page.locator("tbody tr").evaluate_all(
+        "rows => rows.map(r => [r.cells[0].innerText, r.cells[4].innerText])"
+    )
+    assert dict(tries) == {"data": "1", "fit": "1", "check": "1", "compare": "2", "report": "2"}
+    assert tab.confirmed == ["Try again: compare, report?"]
+    (scene.project.folder / "long.toml").write_text(LONG)
+    running = scene.project.cli("pipeline", "run", "long.toml").stdout.strip()
+    page.goto(f"/pipelines/{running}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Its end was asked for.").first).to_be_visible()
+    assert "CANCELLED" in scene.project.cli("pipeline", "wait", running, check=False).stdout
+    page.reload()
+    expect(page.locator(".head .state")).to_have_text("CANCELLED")

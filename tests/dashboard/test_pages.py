@@ -132,6 +132,13 @@ def test_by_keyboard_alone(site: Site, tab: Watched) -> None:
     tab.page.wait_for_url("**/runs?q=cheese*")
     tab.page.goto(f"/runs/{site.scene.holding}")
     assert {"Cancel", "attempt", "stream", "follow"} <= set(walk(tab, 40))
+    scene = site.scene
+    for path, buttons in (
+        (f"/pipelines/{scene.pipeline}", {"Retry what failed"}),
+        ("/schedule", {"Pause", "Run now"}),
+    ):
+        tab.page.goto(path)
+        assert buttons <= set(walk(tab, 25)), path
 
 
 def walk(tab: Watched, steps: int) -> list[str]:

@@ -35,7 +35,9 @@ JSON = "application/json"
 CHANGES = (
     "/runs/{run}/cancel", "/runs/{run}/requeue", "/jobs/{job}/cancel", "/rq/job/{job}/requeue",
     "/rq/job/{job}/delete", "/rq/requeue/default", "/rq/queue/default/failed/empty",
-    "/rq/queue/default/compact", "/logout",
+    "/rq/queue/default/compact", "/sweeps/{sweep}/cancel", "/sweeps/{sweep}/retry",
+    "/pipelines/{pipeline}/cancel", "/pipelines/{pipeline}/retry", "/schedule/upkeep/pause",
+    "/schedule/upkeep/resume", "/schedule/upkeep/run-now", "/logout",
 )  # fmt: skip
 
 
@@ -78,8 +80,9 @@ def client(site: Site) -> Client:
 
 
 def named(site: Site, path: str) -> str:
-    """A path of CHANGES with a run and a job in it."""
-    return path.format(run=site.scene.gpu_run, job=site.scene.finished_job)
+    """A path of CHANGES with the scene's own names in it."""
+    scene = site.scene
+    return path.format(run=scene.gpu_run, job=scene.finished_job, sweep=scene.sweep, pipeline=scene.pipeline)
 
 
 def test_a_stranger_sees_the_login_alone(site: Site) -> None:
@@ -190,7 +193,14 @@ def test_read_only_unless_it_is_asked_for(site: Site) -> None:
     with reader(site) as (client, headers):
         for path in CHANGES[:-1]:
             assert client.post(named(site, path), headers=headers).status_code == 403, path
-        for path in (f"/runs/{site.scene.holding}", "/rq/0/view/jobs/default/failed/25/asc/1"):
+        scene = site.scene
+        for path in (
+            f"/runs/{scene.holding}",
+            f"/sweeps/{scene.half_failed}",
+            f"/pipelines/{scene.pipeline}",
+            "/schedule",
+            "/rq/0/view/jobs/default/failed/25/asc/1",
+        ):
             text = client.get(path, headers=headers).get_data(as_text=True)
             assert "Read-only" in text
             assert re.findall(r"<button[^>]*>([^<]*)", text) in (["Log out"], ["Log out", "Show"])

@@ -53,11 +53,11 @@ def shown(page: str) -> list[str]:
 
 
 def run(project: Project, page: Path) -> str:
-    """Run a page in a project's folder, with ``hpcpools`` and ``python`` on PATH. What it printed."""
+    """Run a page in a project's folder, with hpcpools, python and pytest on PATH. What it printed."""
     (project.folder / "hpcpools.toml").unlink()
     programs = project.folder.parent / "programs"
     programs.mkdir(exist_ok=True)
-    for name in ("hpcpools", "python"):
+    for name in ("hpcpools", "python", "pytest"):
         (programs / name).symlink_to(Path(sys.executable).parent / name)
     done = subprocess.run(
         ["bash", "-c", script(page.read_text(), page.name)],

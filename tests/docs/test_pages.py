@@ -14,6 +14,14 @@ def test_page_on_a_laptop(laptop: Project, page: str) -> None:
     blocks.run(laptop, blocks.DOCS / page)
 
 
+def test_testing_on_a_fake_slurm(laptop: Project) -> None:
+    """Both files of tests that the page shows, and that they tested something."""
+    laptop.env["PYTEST_ADDOPTS"] = "-p hpcpools.testing.plugin -p no:cacheprovider"  # as once installed
+    printed = blocks.run(laptop, blocks.DOCS / "testing.md")
+    assert "1 passed" in printed
+    assert "12 passed" in printed
+
+
 def test_tutorial_on_the_cluster(site: Project) -> None:
     """Every runnable block of the cluster's tutorial, on real Slurm."""
     blocks.run(site, blocks.DOCS / "tutorial-cluster.md")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from hpcpools import atomic
 from hpcpools import config as configuration
@@ -55,15 +56,15 @@ class Pool:
         self.project.cli("wait", *jobs, check=False)
         tally = Tally(1, names, self.config.queues)
         tally.waited(0, "evaluation", 0.2)
-        tally.ran(0, names[0], 2.0, failed=False)
-        tally.ran(0, names[1], 0.01, failed=True)
+        tally.ran(0, names[0], 2.0)
+        tally.ran(0, names[1], 0.01, cause="raised")
         with connect(self.config) as connection:
             tally.bring(connection)
         self._train()
         for seconds in (0.02, 0.3, 4.0):
             ledger.note(self.config.runtime_dir / ledger.NAME, "squeue", seconds, failed=seconds > 1)
         poll = Poll(at=time.time() - 20, interval=30.0, listed={"hp-x": "None"})
-        atomic.write_json(self.config.root / ".poll.json", vars(poll))
+        atomic.write_json(self.config.root / ".poll.json", structs.asdict(poll))
         self.project.cli("upkeep", "update_job_metrics")
 
     def _train(self) -> None:

@@ -17,6 +17,7 @@ from hpcpools.redisdb import keys
 from hpcpools.redisdb.connect import connect
 from hpcpools.runs.token import new_token
 from hpcpools.short import tally
+from hpcpools.short.outcome import CAUSES
 from hpcpools.textsafe import one_line
 from tests.monitoring.conftest import Pool
 from tests.monitoring.lab import families, openmetrics, promtool, value
@@ -64,6 +65,8 @@ def test_pool_schedule_redis_and_services(pool: Pool) -> None:
     assert value(text, "hpcpools_queue_jobs", queue="default", state="failed") == 1
     assert value(text, "hpcpools_queue_jobs", queue="slurm", state="waiting") == 0
     assert value(text, "hpcpools_jobs_total", outcome="failed") >= 1
+    assert value(text, "hpcpools_job_failures_total", cause="raised") >= 1
+    assert value(text, "hpcpools_job_failures_total", cause="lost") == 0
     ran = {"task": "usertasks:evaluate", "outcome": "finished"}
     assert value(text, "hpcpools_task_duration_seconds_bucket", le="+Inf", **ran) >= 1
     assert value(text, "hpcpools_task_duration_seconds_sum", **ran) >= 2.0
@@ -103,6 +106,7 @@ def test_labels_are_bounded_and_safe(lab: Lab) -> None:
         for junk in (b"", b"ran", b"ran 0", b"ran 99 x", b"ran -1 x", b"odd 1 x", b"\xff\xfe \xff"):
             pipe.hset(tally.KEY, junk, 1)
         pipe.hset(tally.KEY, "ran 1 m:nan", "nan")
+        pipe.hset(tally.KEY, mapping={"cause owned": 9, "cause limit": "nan", "cause memory": 3})
         pipe.hset(keys.INDEX, "hp-x", "[]")
         pipe.hset(keys.INDEX, "hp-y", json.dumps({"state": "OWNED", "engine": "slurm", "created": 0}))
         pipe.hset(keys.INDEX, "hp-z", json.dumps(_row(state="FAILED", cause=HOSTILE, engine=HOSTILE)))
@@ -117,6 +121,8 @@ def test_labels_are_bounded_and_safe(lab: Lab) -> None:
     assert len(tasks) == tally.MOST  # `other` among them, and two that look the same are one
     assert value(text, "hpcpools_jobs_total", outcome="failed") == 400
     assert value(text, "hpcpools_jobs_total", outcome="finished") == 7
+    why = {one.labels["cause"]: one.value for one in found["hpcpools_job_failures"].samples}
+    assert why == {**dict.fromkeys(CAUSES, 0.0), "memory": 3.0}
     assert value(text, "hpcpools_index_unreadable") == 2
     assert value(text, "hpcpools_runs_ended", cause="other") == 1
     assert "owned" not in {one.labels["cause"] for one in found["hpcpools_runs_ended"].samples}

@@ -28,7 +28,7 @@ def lab() -> Iterator[Lab]:
             lab.redis.delete("hp:tally")
             tally = Tally(1, [f"{TASKS}:say"], ["default"])
             for seconds in (0.001, 0.2, 0.2, 2000.0):
-                tally.ran(0, f"{TASKS}:say", seconds, failed=False)
+                tally.ran(0, f"{TASKS}:say", seconds)
             tally.waited(0, "default", 3.0)
             tally.bring(lab.redis)
             yield lab

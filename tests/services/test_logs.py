@@ -113,3 +113,40 @@ def test_logs_of_services_and_jobs_on_the_command_line(laptop: Project) -> None:
     assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
     assert laptop.cli("logs", "nothing", check=False).returncode == 3
     assert laptop.cli("logs", "short", "--grep", "(", check=False).returncode == 2
+    assert laptop.cli("logs", job, "--about", job, check=False).returncode == 2
+
+
+@pytest.mark.slurm
+def test_one_runs_story_is_joined_by_ids(site: Project) -> None:
+    """Crash, restart, end, as upkeep saw them: run, attempts, Slurm's jobs, and whose short job told.
+
+    The ids of the events are those on disk; each event of a Slurm job leads to its run and back.
+    """
+    with (site.folder / "hpcpools.toml").open("a") as file:
+        file.write("[restarts]\nfirst_delay = '1s'\n[schedule.scan_failed_jobs]\n")
+        file.write("task = 'hpcpools.maintenance:scan_failed_jobs'\nevery = '3s'\n")
+    site.cli("up", "scheduler", "short")
+    token = site.train("usertasks:slow", "steps=6", "crash_at=3", "pace=0.05", "--restart", "user_error=3")
+    site.until(lambda: "action=verdict" in site.cli("logs", "all", "--about", token).stdout, "the end", 120)
+    attempts = site.json("show", token)["attempts"]
+    first, second = (attempt["job_id"] for attempt in attempts)
+    story = events(site, token)
+    assert {each["run"] for each in story} == {token}
+    assert {each["slurm_job"] for each in story} == {first, second}
+    [due] = [each for each in story if each["action"] == "restart-due"]
+    assert (due["slurm_job"], due["attempt"]) == (first, 1)
+    verdict = story[-1]
+    assert (verdict["slurm_job"], verdict["attempt"], verdict["state"]) == (second, 2, "COMPLETED")
+    of_first = events(site, first)
+    assert of_first == [each for each in story if each["slurm_job"] == first]
+    for job in {each["job"] for each in story}:  # all was told from within short jobs, each of which is known
+        assert site.cli("show", job, check=False).returncode == 0
+        assert [each for each in story if each["job"] == job] == [
+            each for each in events(site, job) if each.get("run") == token
+        ]
+
+
+def events(project: Project, about: str) -> list[dict[str, Any]]:
+    """What the services said about one id, oldest first."""
+    found = project.cli("logs", "all", "--about", about, "--json").stdout
+    return [json.loads(line) for line in found.splitlines()]

@@ -27,6 +27,7 @@ from hpcpools.runs.view import read_view
 from hpcpools.short import views
 from hpcpools.top.app import Top
 from hpcpools.top.dialogs import Confirm, Help
+from hpcpools.top.facts import Look
 from tests.short.lab import Lab
 from tests.top.scene import EVIL, plant
 
@@ -299,7 +300,7 @@ def test_what_does_not_answer_is_a_line(config: Config, runs: dict[str, str], tm
         await until(pilot, lambda: "Slurm does not answer: squeue timed out" in screen(app), "the line")
         assert "Redis" in "".join(app.facts.problems) and len(app.facts.problems) <= 2
         assert len(rows(app)) == 9
-        app.watcher._look._config = config
+        app.watcher._look = Look(config)
         app.watcher.soon()
         await until(pilot, lambda: "2 workers" in screen(app), "Redis is back")
 

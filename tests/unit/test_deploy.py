@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hpcpools import deploy
 from hpcpools.config import Config, parse
 from hpcpools.errors import UsageError
+from hpcpools.services import place
 
 
 @pytest.fixture
@@ -47,7 +49,8 @@ def test_crontab_scrontab_and_supervisord(config: Config) -> None:
     (reboot,) = [line for line in deploy.render(config, "crontab").splitlines() if not line.startswith("#")]
     assert reboot.startswith("@reboot /")
     assert f"--config {config.file} up >/dev/null" in reboot
-    lines = deploy.render(config, "scrontab").splitlines()
+    lines = deploy.render(config, "scrontab", node="n1").splitlines()
+    assert "#SCRON --nodelist=n1" in lines
     assert [line for line in lines if line.startswith("#SCRON --partition=cpu --time=1-00:00:00")]
     assert lines[-1].startswith("*/10 * * * * /")
     assert lines[-1].endswith("up --foreground")
@@ -58,6 +61,19 @@ def test_crontab_scrontab_and_supervisord(config: Config) -> None:
     assert parser[section]["autorestart"] == "unexpected"
 
 
+def test_a_recurring_job_comes_back_to_the_pool_s_node(config: Config) -> None:
+    """It is named, or where the pool lives; with a Redis that all share any node will do."""
+    assert deploy.home_node(config, "n3") == "n3"
+    with pytest.raises(UsageError, match="on any node") as refused:
+        deploy.home_node(config, "")
+    assert "--node" in refused.value.hint
+    assert place.claim(config) == 0
+    assert deploy.home_node(config, "") == socket.gethostname().partition(".")[0]
+    redis = msgspec.structs.replace(config.redis, url="rediss://elsewhere")
+    assert deploy.home_node(msgspec.structs.replace(config, redis=redis), "") == ""
+    assert "--nodelist" not in deploy.render(config, "scrontab")
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -66,6 +82,8 @@ def test_crontab_scrontab_and_supervisord(config: Config) -> None:
         {"time": "1 day"},
         {"account": "root\nExecStartPre=x"},
         {"account": "-x"},
+        {"node": "n1,n2"},
+        {"node": "n1\n* * * * * evil"},
     ],
 )
 def test_values_that_would_end_a_line_are_refused(config: Config, values: dict[str, str]) -> None:

@@ -151,6 +151,50 @@ def test_a_sweep_goes_as_a_whole(config: Config) -> None:
     assert directory.tokens(config.root) == []
 
 
+def test_a_run_that_lost_its_mark_stays(config: Config) -> None:
+    """As in a root restored without hidden files: waiting, or sent again after an end that is told late."""
+    run = made(config, None)
+    for mark in (config.root / ".live").iterdir():
+        mark.unlink()
+    assert collect(config).kept == {"a problem": 1}
+    assert [run.next_submission(time.time()) for _ in range(2)] == [0, 1]
+    run.record(RunState.FAILED, time.time(), of=0)
+    assert collect(config).kept == {"a problem": 1}
+    run.record(RunState.FAILED, time.time(), of=1)
+    assert collect(config).runs == [run.token]
+
+
+def test_many_runs_go_by_several_processes(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one would remove them; a run that cannot be removed keeps its sweep and what follows in it."""
+    remover, log = removal.remove_run, tmp_path / "pids"
+
+    def traced(run: RunDirectory, *, dry_run: bool) -> bool:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return remover(run, dry_run=dry_run)
+
+    monkeypatch.setattr(removal, "remove_run", traced)
+    monkeypatch.setattr(gc, "CHUNK", 2)
+    alone = [made(config) for _ in range(6)]
+    name = new_sweep_id(time.time())
+    runs = [made(config, sweep=name) for _ in range(5)]
+    tokens = tuple(run.token for run in runs)
+    place = sweeps.create(config.root, SweepFile(name, time.time(), Definition("t:f"), tokens))
+    runs[2].path.chmod(0o777)
+    heard: list[tuple[int, int]] = []
+    found = gc.collect(
+        config, DAY, dry_run=False, now=time.time() + LATER, heed=lambda *numbers: heard.append(numbers)
+    )
+    assert found.runs == sorted(run.token for run in (*alone, *runs[:2]))
+    assert (len(found.problems), found.kept) == (1, {"a problem": 1, "its sweep": 2})
+    assert directory.tokens(config.root) == sorted(tokens[2:], reverse=True)
+    assert place.file.exists() and heard[-1] == (11, 11)
+    pids = set(log.read_text().split())
+    assert len(pids) > 1 and str(os.getpid()) not in pids
+
+
 def test_a_pipeline_keeps_its_runs(config: Config) -> None:
     """While it is live or young: a later stage, or a retry, may want their checkpoints."""
     run = made(config, code="a")

@@ -131,8 +131,12 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "lines"
     atomic.append_line(file, {"a": 1})
     with file.open("ab") as raw:
-        raw.write(b'[1]\n\xff\n{"b": ')
-    assert atomic.read_lines(file) == [{"a": 1}]
+        raw.write(b'[1]\n\xff\n{"b": NaN}\n{"c": 123456789012345678901234567890}\n{"d": ')
+    found = atomic.read_lines(file)
+    assert [list(line) for line in found] == [["a"], ["b"], ["c"]]
+    assert found[2] == {"c": 123456789012345678901234567890} and found[1]["b"] != found[1]["b"]
+    assert next(atomic.newest_lines(file)) == found[2]
+    assert list(atomic.newest_lines(tmp_path / "missing")) == []
 
 
 def test_metrics_are_strict_json_and_summarised(tmp_path: Path) -> None:

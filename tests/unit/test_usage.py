@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
 from hpcpools import atomic
-from hpcpools.runs import directory, telemetry
+from hpcpools.runs import directory, span, telemetry
 from hpcpools.runs.directory import RunDirectory
 from hpcpools.runs.request import Request, Resources
 from hpcpools.runs.states import RunState
@@ -136,3 +137,23 @@ def test_the_command(laptop: Project) -> None:
     assert "total" in shown
     assert "\x1b[31m" not in shown
     assert "no training held a GPU" in laptop.cli("usage", "--since", "1s").stdout
+
+
+def test_what_ended_before_a_span_is_not_looked_at(tmp_path: Path) -> None:
+    """Told by the files' times alone, but never of a run that lives or has no verdict."""
+    now = time.time()
+    made = {}
+    for name, age in (("ancient", 90), ("old", 20), ("young", 20), ("unjudged", 90), ("live", 90)):
+        at = now - age * 24 * HOUR
+        run = directory.create(tmp_path, Request(new_token(at), at, "slurm", Resources(), command=("true",)))
+        made[run.token] = name
+        if name != "live":
+            run.record(RunState.COMPLETED, at + HOUR)
+        if name not in ("live", "unjudged"):
+            run.ended_mark.unlink()
+        ended = now if name == "young" else at + HOUR
+        os.utime(run.events_file, (ended, ended))
+    found = [made[token] for token in span.tokens(tmp_path, now - 7 * 24 * HOUR)]
+    assert sorted(found) == ["live", "unjudged", "young"]
+    assert len(span.tokens(tmp_path, now - 30 * 24 * HOUR)) == 4
+    assert len(span.tokens(tmp_path, 0.0)) == 5

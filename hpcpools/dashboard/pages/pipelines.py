@@ -1,13 +1,14 @@
-"""Pipelines: the list, and one pipeline as a drawing and a table with reasons."""
+"""Pipelines: the list, and one pipeline as a drawing and a table with reasons, its end and its retry."""
 
 from __future__ import annotations
 
 from flask import render_template
+from flask.typing import ResponseReturnValue
 
-from hpcpools.dashboard import graph
-from hpcpools.dashboard.app import site
+from hpcpools.dashboard import command, graph
+from hpcpools.dashboard.app import done, site
 from hpcpools.dashboard.pages.sweeps import page_number
-from hpcpools.errors import HpcpoolsError
+from hpcpools.errors import HpcpoolsError, UsageError
 from hpcpools.pipeline import advance, record
 from hpcpools.pipeline import explain as explaining
 from hpcpools.pipeline.definition import edges
@@ -42,8 +43,32 @@ def pipeline(name: str) -> str:
         record=found,
         seen=seen,
         rows=rows,
+        retry=to_retry(seen),
         by_name={row["stage"]: row for row in rows},
         after={stage: list(edges(definition.stages[stage])) for stage in definition.stages},
         drawing=graph.draw(definition),
         box=graph.BOX,
     )
+
+
+def to_retry(seen: advance.Snapshot) -> list[str]:
+    """The stages that a retry would begin anew."""
+    try:
+        return advance.to_retry(seen)
+    except UsageError:  # it runs, or nothing failed
+        return []
+
+
+def cancel(name: str) -> ResponseReturnValue:
+    """Start nothing more, and end the stages that run."""
+    config = site().config
+    advance.cancel(config, record.open_record(config.root, name))
+    return done("cancelled", "pipeline", name=name)
+
+
+def retry(name: str) -> ResponseReturnValue:
+    """Try again what did not succeed, and what waited for it."""
+    config = site().config
+    found = record.open_record(config.root, name)
+    command.run(config, "pipeline", "retry", found.id)
+    return done("retried", "pipeline", name=name)

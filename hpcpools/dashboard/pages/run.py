@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from flask import jsonify, redirect, render_template, request, url_for
+from flask import jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
 from hpcpools import atomic
 from hpcpools.dashboard import logtail
-from hpcpools.dashboard.app import site
+from hpcpools.dashboard.app import done, site
 from hpcpools.errors import NotFoundError, RefusedError
 from hpcpools.maintenance.metrics import summary
 from hpcpools.runs import checkpoints, curves, restarts, telemetry, usage
@@ -35,7 +35,6 @@ LEGEND = (
     ("bad", "failed"),
     ("warn", "stopped"),
 )
-DONE = {"cancelled": "Its end was asked for.", "requeued": "It was submitted again."}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,6 @@ def run(token: str) -> str:
         result=atomic.read_json(found.result_file) if view.state is RunState.COMPLETED else None,
         path=found.path,
         refusal=refusal(view),
-        done=DONE.get(request.args.get("done", ""), ""),
     )
 
 
@@ -167,7 +165,7 @@ def cancel(token: str) -> ResponseReturnValue:
     """Ask for its end."""
     here = site()
     cancelling.cancel(here.config, [_open(token)])
-    return _done(token, "cancelled")
+    return done("cancelled", "run", token=token)
 
 
 def requeue(token: str) -> ResponseReturnValue:
@@ -177,9 +175,4 @@ def requeue(token: str) -> ResponseReturnValue:
     if why := refusal(view):
         raise RefusedError(f"{token}: {why}", hint=f"`hpcpools show {token}` has all of it")
     again.retry(here.config, [view])
-    return _done(token, "requeued")
-
-
-def _done(token: str, what: str) -> ResponseReturnValue:
-    site().table.soon()
-    return redirect(url_for("run", token=token, done=what), 303)
+    return done("requeued", "run", token=token)

@@ -1,4 +1,4 @@
-"""Sweeps: the list, and one sweep's table of runs."""
+"""Sweeps: the list, and one sweep's table of runs, their end and the retry of what failed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from flask import render_template, request
+from flask.typing import ResponseReturnValue
 from msgspec import structs
 
-from hpcpools.dashboard.app import site
-from hpcpools.errors import HpcpoolsError, UsageError
+from hpcpools.dashboard.app import done, site
+from hpcpools.dashboard.rows import FINAL, LIVE
+from hpcpools.errors import HpcpoolsError, RefusedError, UsageError
 from hpcpools.runs import sweeps as records
+from hpcpools.runs.directory import RunDirectory
+from hpcpools.training import cancel as cancelling
 from hpcpools.training import results
+from hpcpools.training import sweep as sweeping
 
 SIZE = 50  # sweeps or runs of a page
 
@@ -73,15 +78,38 @@ def sweep(name: str) -> str:
         part = structs.replace(content, tokens=content.tokens[first : first + SIZE])
         found = results.read_rows(here.config.root, part)
         rows = [replace(row, number=row.number + first) for row in found]
+    states = here.table.states(content.tokens)
     return render_template(
         "sweep.html",
         place=place,
         content=content,
         rows=[(row, results.cells(row)) for row in rows],
         columns=results.columns(rows)[:12],
-        states=here.table.states(content.tokens),
+        states=states,
+        live=not LIVE.isdisjoint(states),
+        failed=not (FINAL - {"COMPLETED", "CANCELLED"}).isdisjoint(states),
         sort=sort,
         dir="down" if down else "up",
         page=page,
         pages=max(1, -(-len(content.tokens) // SIZE)),
     )
+
+
+def cancel(name: str) -> ResponseReturnValue:
+    """Ask for the end of all its runs."""
+    config = site().config
+    place = records.open_sweep(config.root, name)
+    runs = [RunDirectory(config.root, token) for token in place.read().tokens]
+    cancelling.cancel(config, runs, whole_arrays=True)
+    return done("cancelled", "sweep", name=name)
+
+
+def retry(name: str) -> ResponseReturnValue:
+    """Submit what ended without success again, as one array."""
+    config = site().config
+    place = records.open_sweep(config.root, name)
+    failed = sweeping.failed(config, place)
+    if not failed:
+        raise RefusedError("no run of this sweep has failed", hint="cancelled runs stay as they are")
+    sweeping.retry(config, place, failed)
+    return done("retried", "sweep", name=name)

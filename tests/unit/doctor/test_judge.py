@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from hpcpools.config import Config, parse
 from hpcpools.doctor import bundle, places, pools, probe, site, store, versions, worst
@@ -78,13 +79,17 @@ def test_the_short_pool_and_its_schedule() -> None:
     config = parse({}, Path("/nowhere/hpcpools.toml"), {})
     assert bad(pools.judge_short(config, [WORKER], [QUEUE])) == []
     assert worst(bad(pools.judge_short(config, [], [QUEUE]))) == "warn"
-    assert worst(bad(pools.judge_short(config, [], [replace(QUEUE, waiting=1, oldest=1.0)]))) == "fail"
-    (found,) = bad(pools.judge_short(config, [WORKER], [replace(QUEUE, waiting=2, oldest=400.0)]))
+    first, late = (
+        structs.replace(QUEUE, waiting=1, oldest=1.0),
+        structs.replace(QUEUE, waiting=2, oldest=400.0),
+    )
+    assert worst(bad(pools.judge_short(config, [], [first]))) == "fail"
+    (found,) = bad(pools.judge_short(config, [WORKER], [late]))
     assert "400 s" in found.text
     assert bad(pools.judge_schedule([ROW], 1000.0)) == []
-    assert worst(bad(pools.judge_schedule([replace(ROW, holder="")], 1000.0))) == "fail"
+    assert worst(bad(pools.judge_schedule([structs.replace(ROW, holder="")], 1000.0))) == "fail"
     assert worst(bad(pools.judge_schedule([ROW], 1100.0))) == "fail"
-    assert worst(bad(pools.judge_schedule([replace(ROW, last_state="failed")], 1000.0))) == "warn"
+    assert worst(bad(pools.judge_schedule([structs.replace(ROW, last_state="failed")], 1000.0))) == "warn"
 
 
 @pytest.mark.parametrize(

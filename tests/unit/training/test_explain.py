@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hpcpools.runs.metrics import Progress
 from hpcpools.runs.request import Request, Resources
@@ -24,7 +25,7 @@ WAITING = View(
 
 def view(**changes: Any) -> Facts:
     """The facts of a run that differs from WAITING."""
-    return Facts(replace(WAITING, **changes), NOW)
+    return Facts(structs.replace(WAITING, **changes), NOW)
 
 
 GOLDEN = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hpcpools import config as configuration
 from hpcpools.declare import TrainingDeclaration
@@ -79,7 +80,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Group, Group]
     monkeypatch.setattr(group, "LOOK", 0.01)
     monkeypatch.setattr(group, "WATCH", 0.01)
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
-    return Group(tmp_path, PLACE, 2), Group(tmp_path, replace(PLACE, node="n2", index=1), 2)
+    return Group(tmp_path, PLACE, 2), Group(tmp_path, structs.replace(PLACE, node="n2", index=1), 2)
 
 
 def beside(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -123,7 +124,7 @@ def test_a_node_that_fails_its_checks_ends_the_start(pair: tuple[Group, Group]) 
     assert second.outcome(unfit) == unfit
     assert first.assemble(lambda: "", never) == unfit
     refused = Ending("failed", 0, cause=Cause.NO_PROGRESS, error="hopeless")
-    third = Group(first.attempt, replace(PLACE, node="n3", index=2), 3)
+    third = Group(first.attempt, structs.replace(PLACE, node="n3", index=2), 3)
     (first.attempt / "ended-1.json").unlink()
     Group(first.attempt, PLACE, 3).outcome(refused)
     found = third.assemble(lambda: "", never)
@@ -167,7 +168,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_the_others_join_the_first_one_s_claim(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of this very job and restart; a cancelled run and another job's are left alone."""
     monkeypatch.setattr(group, "LOOK", 0.01)
-    here = replace(PLACE, node="n2", index=1)
+    here = structs.replace(PLACE, node="n2", index=1)
     helper = beside(lambda: group.join(run, 0, here))
     time.sleep(0.05)
     attempt = attempts.claim(run, 0, PLACE, time.time())
@@ -176,9 +177,9 @@ def test_the_others_join_the_first_one_s_claim(run: RunDirectory, monkeypatch: p
     (found,) = attempts.read_attempts(run)
     assert (found.where, [attempts.node_name(folder) for folder in found.folders]) == ("n[1-2]", ["n1", "n2"])
     assert attempts.whole(found.folders[1]) == attempt
-    assert group.join(run, 0, replace(here, job_id="8")) is None
+    assert group.join(run, 0, structs.replace(here, job_id="8")) is None
     run.cancel(time.time())
-    assert group.join(run, 0, replace(here, restart=1)) is None
+    assert group.join(run, 0, structs.replace(here, restart=1)) is None
 
 
 def test_the_rank_that_failed_first_is_told(tmp_path: Path) -> None:
