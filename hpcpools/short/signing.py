@@ -7,7 +7,6 @@ file with the wrong owner or mode.
 from __future__ import annotations
 
 import functools
-import hashlib
 import hmac
 import os
 import secrets
@@ -57,10 +56,9 @@ def sign(key: bytes, fields: Mapping[str, bytes]) -> str:
             parts += (label, len(value).to_bytes(8, "big"), value)
         else:
             parts.append(empty)
-    inner, outer = (begun.copy() for begun in _begun(key))
-    inner.update(b"".join(parts))
-    outer.update(inner.digest())
-    return outer.hexdigest()
+    digest = _begun(key).copy()
+    digest.update(b"".join(parts))
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=16)
@@ -72,12 +70,9 @@ def _layout(names: tuple[str, ...]) -> list[tuple[str, bytes, bytes]]:
 
 
 @functools.lru_cache(maxsize=16)
-def _begun(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
-    """HMAC's two hashes (RFC 2104) with the key taken in: a copy of them costs a third of hmac.digest."""
-    block = key.ljust(64, b"\0")
-    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
-    inner.update(_PURPOSE)
-    return inner, outer
+def _begun(key: bytes) -> hmac.HMAC:
+    """With the key and the purpose taken in, once for many jobs."""
+    return hmac.new(key, _PURPOSE, "sha256")
 
 
 def verify(key: bytes, fields: Mapping[str, bytes], signature: bytes) -> bool:
