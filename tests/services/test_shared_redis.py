@@ -60,12 +60,13 @@ class Shared:
 
 
 def certificates(folder: Path) -> None:
-    """A CA and a certificate for localhost."""
+    """A CA and a certificate for localhost. Python 3.13 wants to be told what the CA's key is for."""
 
     def openssl(*words: str) -> None:
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
-    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    usage = "keyUsage=critical,digitalSignature,keyCertSign"
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-addext", usage)
     openssl(*new, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test CA")
     more = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
     openssl(*new, "-keyout", "server.key", "-out", "server.crt", "-CA", "ca.crt", "-CAkey", "ca.key", *more)
