@@ -121,7 +121,7 @@ class Watched:
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.wrong.append(message.text)
+            self.wrong.append(f"{message.text} {message.location['url']}")
 
     def _dialog(self, dialog: Dialog) -> None:
         if dialog.type == "confirm":

@@ -91,8 +91,10 @@ function button(text, url, kind = '', question = undefined) {
 
 const DRAW = { queues, workers, jobs, job: single };
 let before = '';
+let leaving = false; // what this page shows is being deleted
 
 async function look() {
+  if (leaving) return;
   const found = await ask(place.dataset.src);
   const text = JSON.stringify(found);
   note.replaceChildren('as of ', el('time', { 'data-at': Date.now() / 1000 }, '0s ago'));
@@ -107,13 +109,18 @@ document.addEventListener('click', async (event) => {
   const pressed = event.target.closest('[data-post]');
   if (!pressed || (pressed.dataset.confirm && !confirm(pressed.dataset.confirm))) return;
   pressed.disabled = true;
+  leaving = pressed.dataset.then !== undefined;
   try {
     await ask(pressed.dataset.post, { post: true });
-    if (pressed.dataset.then) location.assign(pressed.dataset.then);
+    if (leaving) {
+      location.assign(pressed.dataset.then);
+      return;
+    }
     pressed.blur();
     before = '';
     await look();
   } catch (error) {
+    leaving = false;
     note.replaceChildren(el('span', { class: 'problem', role: 'alert' }, error.message));
   } finally {
     pressed.disabled = false;
