@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 from hpcpools import catalog
 from hpcpools.config import Config
@@ -12,10 +13,12 @@ from hpcpools.redisdb.connect import connect
 from hpcpools.services import control
 from hpcpools.short import timetable, views
 from hpcpools.short.timetable import ScheduleStatus
-from hpcpools.short.views import QueueView, WorkerView
+from hpcpools.short.views import JobView, QueueView, WorkerView
 
 LATE = 60.0  # seconds after it was due until a schedule counts as stuck
 LONG_WAIT = 300.0  # seconds: short work that waited that long
+LOOKED_AT = 1000  # jobs that run
+PUT_BACK = 30.0  # seconds in which the pool sees to a job whose worker died, with room to spare
 
 
 def routing(config: Config) -> Iterator[Finding]:
@@ -53,7 +56,11 @@ def services(config: Config) -> Iterator[Finding]:
 
 def short(config: Config) -> Iterator[Finding]:
     """Workers and queues. Raises RedisUnavailableError."""
-    yield from judge_short(config, views.workers(config), views.queues(config))
+    # First of all: whatever begins while we look has a worker that we see.
+    started = views.jobs(config, state="started", limit=LOOKED_AT)
+    workers = views.workers(config)
+    yield from judge_short(config, workers, views.queues(config))
+    yield from judge_held(workers, started, time.time())
 
 
 def judge_short(config: Config, workers: list[WorkerView], queues: list[QueueView]) -> Iterator[Finding]:
@@ -68,6 +75,15 @@ def judge_short(config: Config, workers: list[WorkerView], queues: list[QueueVie
         if queue.oldest is not None and queue.oldest > LONG_WAIT and workers:
             text = f"{queue.name}: the first of {queue.waiting} jobs has waited {queue.oldest:.0f} s"
             yield warn("short pool", text, "raise short.workers, or set short.max_workers")
+
+
+def judge_held(workers: Sequence[WorkerView], started: Sequence[JobView], now: float) -> Iterator[Finding]:
+    """Whether each job that runs at ``now`` has a worker that is still registered (REL-21). Pure."""
+    live = {worker.name for worker in workers}
+    stuck = [job for job in started if job.worker not in live and now - (job.started or 0.0) > PUT_BACK]
+    if stuck:
+        text = f"{len(stuck)} started jobs have no live worker, {stuck[0].id} the first"
+        yield fail("short pool", text, "`hpcpools logs short`, then `hpcpools restart short` puts them back")
 
 
 def schedule(config: Config) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from hpcpools.config import Config, parse
 from hpcpools.doctor import bundle, places, pools, probe, site, store, versions, worst
 from hpcpools.doctor.finding import Finding
 from hpcpools.short.timetable import ScheduleStatus
-from hpcpools.short.views import QueueView, WorkerView
+from hpcpools.short.views import JobView, QueueView, WorkerView
 from hpcpools.slurm.site import Partition, Site
 
 REDIS = {"redis_version": "7.0.15", "aof_enabled": 1, "maxmemory_policy": "noeviction", "used_memory": 1}
@@ -90,6 +90,15 @@ def test_the_short_pool_and_its_schedule() -> None:
     assert worst(bad(pools.judge_schedule([structs.replace(ROW, holder="")], 1000.0))) == "fail"
     assert worst(bad(pools.judge_schedule([ROW], 1100.0))) == "fail"
     assert worst(bad(pools.judge_schedule([structs.replace(ROW, last_state="failed")], 1000.0))) == "warn"
+
+
+def test_a_job_without_a_worker() -> None:
+    """One that began long ago is told; one that has its worker, or whose worker may just have died: not."""
+    job = JobView("j", "m:f()", "default", "started", "gone", 900.0, 900.0, None)
+    mine, young = structs.replace(job, worker=WORKER.name), structs.replace(job, started=990.0)
+    assert bad(pools.judge_held([WORKER], [mine, young], 1000.0)) == []
+    (found,) = bad(pools.judge_held([WORKER], [mine, young, job], 1000.0))
+    assert found.level == "fail" and "1 started jobs have no live worker, j" in found.text
 
 
 @pytest.mark.parametrize(
