@@ -131,13 +131,17 @@ class Config(Section, frozen=True):
         return {name: entry for name, entry in merged.items() if entry.enabled}
 
     def _resolve(self, text: str) -> Path:
-        path = Path(text).expanduser()
-        return Path(os.path.normpath(path if path.is_absolute() else self.folder.resolve() / path))
+        return Path(os.path.normpath(self.folder.resolve() / Path(text).expanduser()))
 
 
 def environment() -> dict[str, str]:
     """A copy of this process's environment (the one place where it is read)."""
     return dict(os.environ)
+
+
+def forget(name: str) -> None:
+    """Take a variable out of this process's environment."""
+    os.environ.pop(name, None)
 
 
 def environment_as_it_is() -> dict[bytes, bytes]:

@@ -15,6 +15,7 @@ def top() -> None:
 
     The key ? shows the others; cancel and retry ask before they act.
     """
+    from hpcpools.config import forget
     from hpcpools.errors import HpcpoolsError, UsageError
 
     config = load_config()
@@ -26,4 +27,6 @@ def top() -> None:
         if (error.name or "").partition(".")[0] != "textual":
             raise
         raise HpcpoolsError("top needs textual", hint="`pip install 'hpcpools[top]'`") from None
+    for name in ("COLUMNS", "LINES"):  # some shells export them; textual believes them, and sees no resize
+        forget(name)
     Top(config).run()

@@ -8,9 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,9 @@ class Terminal:
 
     def __init__(self, socket: Path, project: Project, command: str, width: int, height: int) -> None:
         self._tmux = [shutil.which("tmux") or "tmux", "-S", str(socket), "-f", "/dev/null"]
-        self._env = {**project.env, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        # Some shells export the size they had once.
+        stale = {"COLUMNS": "80", "LINES": "24"}
+        self._env = {**project.env, **stale, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
         # The shell behind it tells the exit status, and keeps the window open.
         self.do(
             "new-session", "-d", "-x", str(width), "-y", str(height), "-c", str(project.folder),
@@ -90,16 +90,8 @@ def test_a_training_is_seen_filtered_read_and_cancelled(site: Project, terminal:
     until(lambda: seen(r"runs 1, filter long\[/\]") and not seen("short-one"), "the filter")
     terminal.keys("Enter")
     until(lambda: seen(f"log {token}") and seen("holding"), "its log")
-    widths, again = cycle(("150", "151")), 0.0  # a busy machine may lose one; the next one counts
-
-    def wide() -> bool:
-        nonlocal again
-        if time.monotonic() > again:
-            again = time.monotonic() + 10
-            terminal.do("resize-window", "-x", next(widths), "-y", "45")
-        return bool(seen("SERVICE ") and seen("workers") and seen("holding"))
-
-    until(wide, "more panes")
+    terminal.do("resize-window", "-x", "150", "-y", "45")
+    until(lambda: seen("SERVICE ") and seen("workers") and seen("holding"), "more panes")
     terminal.keys("l")
     until(lambda: not seen("SERVICE ") and seen("holding"), "the log alone")
     terminal.do("resize-window", "-x", "80", "-y", "24")
