@@ -10,34 +10,20 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from tests.chaos.conftest import WORKERS
 from tests.short.lab import Lab, children, wait_for
 
 SECONDS = float(os.environ.get("HPCPOOLS_CHAOS_WEAR_SECONDS", "10"))
 WARM = max(4.0, SECONDS / 20)  # seconds until the supervisor counts as grown up
 KILL_EVERY = 2.0 if SECONDS > 60 else 0.5  # seconds
 BACKLOG = 80  # jobs that wait at any time
-WORKERS = 4
 # One job in three is none that ends well and leaves nothing.
 KINDS: list[tuple[str, dict[str, Any]]] = [("work", {})] * 10
 KINDS += [("die", {"how": "raise"}), ("die", {"how": "exit3"}), ("die", {"how": "kill"})]
 KINDS += [("litter", {"how": "process"}), ("litter", {"how": "daemon"})]
-
-
-@pytest.fixture
-def pool(tmp_path: Path) -> Iterator[Lab]:
-    """Redis and a configuration with the default number of workers."""
-    lab = Lab(tmp_path, workers=WORKERS)
-    try:
-        yield lab
-    finally:
-        lab.stop()
-        print(lab.events()[-4000:])
 
 
 def resident(pid: int) -> int:

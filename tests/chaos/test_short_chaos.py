@@ -12,13 +12,13 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from hpcpools.errors import RedisUnavailableError
 from hpcpools.short.enqueue import ShortJob
+from tests.chaos.conftest import WORKERS
 from tests.short.lab import Lab, alive, descendants, wait_for
 
 FULL = "HPCPOOLS_CHAOS_SHORT" in os.environ
@@ -28,19 +28,7 @@ SECONDS = 0.15 if FULL else 0.03
 KILL_EVERY = 2.0 if FULL else 1.0  # seconds
 REDIS_DEATHS = 50 if FULL else 4
 OUTAGE = 30.0 if FULL else 3.0  # seconds
-WORKERS = 4
 WORK = "tests.short.tasks_for_tests:work"
-
-
-@pytest.fixture
-def pool(tmp_path: Path) -> Iterable[Lab]:
-    """Redis and a configuration with the default number of workers."""
-    lab = Lab(tmp_path, workers=WORKERS)
-    try:
-        yield lab
-    finally:
-        lab.stop()
-        print(lab.events()[-4000:])
 
 
 def enqueue(lab: Lab, number: int, seconds: float = SECONDS) -> ShortJob:
