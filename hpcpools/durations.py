@@ -79,3 +79,8 @@ def age(seconds_: float) -> str:
         if value >= size:
             return f"{int(value // size)}{unit}"
     return f"{int(value)}s"
+
+
+def due(left: float) -> str:
+    """When something is due in ``left`` seconds: ``in 5m``, or ``3s late``."""
+    return f"in {age(left)}" if left >= 0 else f"{age(-left)} late"

@@ -115,6 +115,13 @@ def ago(at: float | None) -> str:
     return "never" if not at else f"{durations.age(time.time() - at)} ago"
 
 
+def due(at: float | None) -> str:
+    """``in 12s``, or ``3s late``; ``-`` for None."""
+    from hpcpools import durations
+
+    return "-" if at is None else durations.due(at - time.time())
+
+
 def on_terminal() -> bool:
     """True if progress may be drawn: stderr is a terminal."""
     return sys.stderr.isatty()

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcpools.cli import complete
-from hpcpools.cli.output import ago, dry_run_option, json_option, load_config, note, show_json, show_table
+from hpcpools.cli.output import (
+    ago,
+    dry_run_option,
+    due,
+    json_option,
+    load_config,
+    note,
+    show_json,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from hpcpools.short.timetable import ScheduleStatus
@@ -58,7 +67,7 @@ def add(
         show_json({"schedule": name, **facts, "next_due": first, "dry_run": dry_run})
         return
     verb = "would add" if dry_run else "added"
-    click.echo(f"{verb} {name}: {made.timing} on {made.queue}, first {_due(first)} ({_utc(first)})")
+    click.echo(f"{verb} {name}: {made.timing} on {made.queue}, first {due(first)} ({_utc(first)})")
 
 
 @schedule.command()
@@ -156,7 +165,7 @@ def _list(as_json: bool) -> None:
         ["NAME", "TASK", "WHEN", "QUEUE", "LAST FIRED", "OUTCOME", "NEXT DUE", "MISSED", "LATE, P95, MAX"],
         [
             [row.name, row.task, row.timing, row.queue, ago(row.last_fired), row.last_state]
-            + [_due(row.next_due) if row.state == "on" else row.state, _missed(row), _late(row)]
+            + [due(row.next_due) if row.state == "on" else row.state, _missed(row), _late(row)]
             for row in rows
         ],
     )
@@ -176,15 +185,6 @@ def _late(row: ScheduleStatus) -> str:
     """Milliseconds, or seconds where they are many."""
     lengths = (row.lateness, row.late_p95, row.late_max)
     return ", ".join(f"{s:.1f} s" if s >= 1 else f"{s * 1000:.1f} ms" for s in lengths if s is not None)
-
-
-def _due(at: float | None) -> str:
-    from hpcpools import durations
-
-    if at is None:
-        return "-"
-    left = at - time.time()
-    return f"in {durations.age(left)}" if left >= 0 else f"{durations.age(-left)} late"
 
 
 def _utc(at: float) -> str:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcpools.cli.output import ago, fresh_option, json_option, load_config, note, say, show_json, show_table
+from hpcpools.cli.output import (
+    ago,
+    due,
+    fresh_option,
+    json_option,
+    load_config,
+    note,
+    say,
+    show_json,
+    show_table,
+)
 from hpcpools.cli.runs import steps
 
 if TYPE_CHECKING:
@@ -127,7 +137,7 @@ def _show(facts: dict[str, Any]) -> None:
                     f"  {row.name}",
                     row.timing,
                     ago(row.last_fired),
-                    _due(row.next_due) if row.state == "on" else row.state,
+                    due(row.next_due) if row.state == "on" else row.state,
                     row.missed,
                 ]
                 for row in facts["schedule"]
@@ -145,12 +155,3 @@ def _age(seconds: float | None) -> str:
     from hpcpools import durations
 
     return "-" if seconds is None else f"{durations.age(seconds)} ago"
-
-
-def _due(at: float | None) -> str:
-    from hpcpools import durations
-
-    if at is None:
-        return "-"
-    left = at - time.time()
-    return f"in {durations.age(left)}" if left >= 0 else f"{durations.age(-left)} late"

@@ -218,8 +218,7 @@ def _upkeep(facts: Facts) -> Text:
     due = [entry for entry in facts.schedule if entry.next_due is not None]
     if due:
         first = min(due, key=lambda entry: entry.next_due or 0.0)
-        left = (first.next_due or 0.0) - facts.at
-        when = f"in {durations.age(left)}" if left >= 0 else f"{durations.age(-left)} late"
+        when = durations.due((first.next_due or 0.0) - facts.at)
         line.append("  next ").append_text(words(first.name, 30)).append(f" {when}")
         if not first.holder:
             line.append("  no scheduler is live", style="red")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.project import Project
-from tests.templates.test_cluster import GROUP, TASKS, lines, over
+from tests.templates.test_cluster import GROUP, SAID, TASKS, lines, over
 
 TEMPLATES = Path(__file__).parents[2] / "sbatch_templates"
 EDITED = {
@@ -83,14 +83,7 @@ def test_each_by_hand(project: Project, cluster: Cluster) -> None:
     project.until(lambda: "running" in project.cli("ps", "redis", check=False).stdout, "Redis runs")
     project.cli("enqueue", "usertasks:held", f"log={folder / 'log'}", "name=a", f"until={folder}/points.txt")
     jobs |= {name: submitted(project, name) for name in EDITED if name != "services"}
-    out = {
-        "multinode": ("ranks 4 on 2 nodes --lr 0.1",),
-        "training": ("0,1,2,3 8",),
-        "preprocessing": ("3",),
-        "sweep": ("got --lr 1e-3", "got --lr 1e-2 --seed 'x'"),
-        "worker": (),
-    }
-    for name, words in out.items():
+    for name, words in SAID.items():
         ended = cluster.wait(partial(over, cluster, jobs[name]), 60, f"{name} ends")
         text = "".join(path.read_text() for path in sorted(folder.glob(f"{name}-{jobs[name]}*.log")))
         assert ended == {"COMPLETED"}, f"{name}: {ended}\n{text}"

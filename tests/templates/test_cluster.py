@@ -50,6 +50,14 @@ if dist.get_rank() == 0:
     print("ranks", int(total), "on", os.environ["SLURM_NNODES"], "nodes", *sys.argv[1:])
 dist.destroy_process_group()
 """
+# What each template's job prints.
+SAID: dict[str, tuple[str, ...]] = {
+    "multinode": ("ranks 4 on 2 nodes --lr 0.1",),
+    "training": ("0,1,2,3 8",),
+    "preprocessing": ("3",),
+    "sweep": ("got --lr 1e-3", "got --lr 1e-2 --seed 'x'"),
+    "worker": (),
+}
 
 
 @pytest.fixture
@@ -111,14 +119,8 @@ def test_each_template_runs(project: Project, cluster: Cluster) -> None:
         "enqueue", "usertasks:held", f"log={folder / 'log'}", "name=a", f"until={folder / 'points.txt'}"
     )
     jobs["worker"] = submit(project, "worker", "mem=1G", "cpus-per-task=2")
-    out = {
-        "multinode": ("ranks 4 on 2 nodes --lr 0.1",),
-        "training": ("0,1,2,3 8",),
-        "preprocessing": ("3",),
-        "sweep": ("got --lr 1e-3", "got --lr 1e-2 --seed 'x'"),
-        "worker": (),
-        "services": ("a successor is submitted", "exit code 143"),  # sleep, ended at Slurm's own warning
-    }
+    # The services: sleep, ended at Slurm's own warning.
+    out = {**SAID, "services": ("a successor is submitted", "exit code 143")}
     for name, job in jobs.items():
         ended = cluster.wait(partial(over, cluster, job), 60, f"{name} ends")
         found = sorted(folder.glob(f"{name}-{job}*.log"))
